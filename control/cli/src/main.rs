@@ -1,0 +1,2 @@
+//! Placeholder until its parts land.
+fn main() {}

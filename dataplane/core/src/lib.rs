@@ -1,0 +1,27 @@
+//! The packet path: three nouns and one verb.
+//!
+//! A worker borrows a [`packet::Packet`], reads one immutable [`tables::Tables`] generation (shared by all), changes
+//! its own [`state::State`] (shared by none) and calls [`path::forward`]. This crate has no clock, no thread, no lock
+//! and no I/O: time comes in as [`time::Now`], packets come and go as borrowed bytes, and what happened leaves as
+//! [`event::FlowEvent`]s. The modules are declared in the order in which a packet meets them.
+#![no_std]
+#![deny(unsafe_code)]
+extern crate alloc;
+
+pub mod time;
+
+pub mod packet;
+pub mod parse;
+pub mod flow_key;
+
+pub mod path;
+pub mod rewrite;
+pub mod checksum;
+pub mod emit;
+pub mod verdict;
+
+pub mod tables;
+pub mod state;
+pub mod event;
+
+pub mod intrinsics;

@@ -1,0 +1,1 @@
+//! Everything that packets of one worker may change: no lock, no sharing.

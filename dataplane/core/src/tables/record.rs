@@ -1,0 +1,265 @@
+//! What a generation is made of: plain records, each with a key, as control sends them and the netlink mirror adds them.
+//!
+//! A generation is a map from keys to records. Two generations differ by a list of [`Change`]s, and
+//! [`super::Tables::apply`] is the only thing that turns records into lookup structures. Everything here is a value
+//! that can be compared, encoded and printed; nothing here is looked at on the packet path.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::packet::PortId;
+use crate::verdict::{Action, NextHopId};
+
+/// Dense index of an identity in this generation; 0 is "unknown" and always exists. Slots are given out by control and
+/// stay with their identity for as long as it lives, so that a new pod touches one slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct IdentitySlot(pub u32);
+
+/// A class of identities that the same rules select, for one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct ClassId(pub u32);
+
+/// A set of peers that some rule entry names; identities carry the list of sets that they are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct PeerSetId(pub u32);
+
+impl PeerSetId {
+    /// Every peer, known or not.
+    pub const ANY: Self = Self(u32::MAX);
+}
+
+/// A rule entry as events and answers name it; control keeps what it stands for. 0 is "none".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct RuleId(pub u32);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct ServiceId(pub u32);
+
+/// Stable number of a backend within its service; flows remember it to notice that their backend is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct BackendId(pub u32);
+
+/// An address prefix; host bits are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Prefix {
+    pub addr: IpAddr,
+    pub len: u8,
+}
+
+/// One identity: its number on the wire and in events, the classes that judge it, and the peer sets that it is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    pub number: u32,
+    /// Judged when it is the source. `None`: egress of this identity is not ours to judge (the world, other nodes).
+    pub egress: Option<ClassId>,
+    /// Judged when it is the destination.
+    pub ingress: Option<ClassId>,
+    /// Sorted, without duplicates.
+    pub peer_sets: Vec<PeerSetId>,
+    /// Outside the cluster: ClusterIPs and source ranges treat it as external.
+    pub world: bool,
+}
+
+/// The policy of one class in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PolicyClass {
+    /// False: allowed unless an entry says otherwise; true: denied unless an entry says otherwise.
+    pub default_deny: bool,
+    /// Denials are forwarded and reported as AUDIT.
+    pub audit: bool,
+    /// Disjoint ranges, sorted by (`proto`, `first`). Where a packet falls into none, the protocol's catch-all
+    /// (`first` 0, `last` 65535 in a range of its own cut by others) or [`PortRange::ANY_PROTO`] applies.
+    pub ranges: Vec<PortRange>,
+}
+
+/// What applies to one range of destination ports (or ICMP types) of one protocol. The list is complete: wider rules
+/// are already merged in, in order of precedence, so the first entry whose peer set has the peer decides.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PortRange {
+    /// IP protocol number; [`PortRange::ANY_PROTO`] holds for protocols without a range of their own.
+    pub proto: u16,
+    pub first: u16,
+    pub last: u16,
+    pub entries: Vec<PolicyEntry>,
+}
+
+impl PortRange {
+    pub const ANY_PROTO: u16 = 256;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PolicyEntry {
+    pub peers: PeerSetId,
+    pub action: Action,
+    pub rule: RuleId,
+}
+
+/// A service's way of choosing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Algorithm {
+    /// With this many slots; one of Cilium's primes.
+    Maglev(u32),
+    #[default]
+    Random,
+}
+
+/// How packets get to a backend and back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Forwarding {
+    /// Rewrite the destination only; the backend's way back leads through us.
+    #[default]
+    Dnat,
+    /// Rewrite the source too, to an address of ours.
+    Snat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum BackendState {
+    Active,
+    /// Keeps its flows, gets new ones only when nothing is active.
+    Terminating,
+    Quarantined,
+    Maintenance,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Backend {
+    pub id: BackendId,
+    pub ip: IpAddr,
+    pub port: u16,
+    pub weight: u16,
+    pub state: BackendState,
+}
+
+/// One list of backends and how one of them is chosen. Frontends point here; several may share one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Service {
+    pub algorithm: Algorithm,
+    pub forwarding: Forwarding,
+    /// ClientIP affinity; 0 is off.
+    pub affinity_seconds: u32,
+    /// Without a usable backend: answer (true) or stay silent.
+    pub reject: bool,
+    /// In Cilium's order of their hash strings, so that every gateway builds the same Maglev row.
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct FrontendKey {
+    pub ip: IpAddr,
+    pub port: u16,
+    pub proto: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Frontend {
+    /// `None`: a known address with an unknown port, or nothing behind it by design; dropped as [`NoBackend`].
+    ///
+    /// [`NoBackend`]: crate::verdict::DropReason::NoBackend
+    pub service: Option<ServiceId>,
+    /// Only clients inside the cluster may use it (ClusterIP without the option); others get `IsClusterIp`.
+    pub cluster_only: bool,
+    /// If not empty: sources allowed (or, with `deny`, refused); checked for sources outside the cluster.
+    pub source_ranges: Vec<Prefix>,
+    pub source_ranges_deny: bool,
+}
+
+/// Sources that leave with another address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Masquerade {
+    pub sources: Vec<Prefix>,
+    pub exclude: Vec<Prefix>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What holds for the whole gateway.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Settings {
+    /// Addresses that SNAT services use.
+    pub snat_addresses: Vec<IpAddr>,
+    /// Ports to translate with: first and last, shared out over the workers.
+    pub snat_ports: (u16, u16),
+    pub masquerade: Masquerade,
+    /// How many workers share the flows.
+    pub workers: u8,
+    /// What the gateway guards: packets to and from these prefixes are judged and forwarded by us.
+    pub guarded: Vec<Prefix>,
+    /// Key of the packet hash for Maglev (Cilium's two jhash seeds).
+    pub hash_seed: [u32; 2],
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            snat_addresses: Vec::new(),
+            snat_ports: (32768, 65535),
+            masquerade: Masquerade::default(),
+            workers: 1,
+            guarded: Vec::new(),
+            hash_seed: [0, 0],
+        }
+    }
+}
+
+/// A network port: an interface, or one VLAN of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Port {
+    pub mac: [u8; 6],
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// 0: untagged.
+    pub vlan: u16,
+    /// The device that carries it (its index in the worker's list of devices).
+    pub device: u16,
+    pub up: bool,
+    /// Own addresses with their prefix length; the first of a family is the source of our ICMP errors.
+    pub addresses: Vec<Prefix>,
+}
+
+/// Where a routed packet goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct NextHop {
+    pub port: PortId,
+    /// The gateway's address, or the destination's own when on link.
+    pub ip: IpAddr,
+    /// `None`: not resolved yet; packets are held and the kernel is asked.
+    pub mac: Option<[u8; 6]>,
+    /// Of the route, or of the port where the route has none.
+    pub mtu: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Route {
+    /// By one of these, chosen by flow hash in proportion to the weights.
+    Via(Vec<(NextHopId, u16)>),
+    /// On link by this port, and no neighbour entry yet (known neighbours have a host route of their own, `Via` their
+    /// next hop): packets are held and the kernel is asked for the destination itself.
+    OnLink(PortId),
+    /// To the gateway itself.
+    Local,
+    /// Answer with unreachable.
+    Unreachable,
+    /// Drop in silence.
+    Blackhole,
+}
+
+/// One difference between two generations. `None` removes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Change {
+    Identity(IdentitySlot, Option<Identity>),
+    Address(Prefix, Option<IdentitySlot>),
+    Class(ClassId, Option<PolicyClass>),
+    Service(ServiceId, Option<Service>),
+    Frontend(FrontendKey, Option<Frontend>),
+    Settings(Settings),
+    Port(PortId, Option<Port>),
+    NextHop(NextHopId, Option<NextHop>),
+    Route(Prefix, Option<Route>),
+}
+
+impl Change {
+    /// Does this difference ask flows to be judged again? A neighbour's new MAC does not; all else may.
+    pub fn touches_flows(&self) -> bool {
+        !matches!(self, Self::NextHop(..))
+    }
+}
