@@ -3,9 +3,9 @@
 use core::net::{IpAddr, Ipv6Addr};
 
 /// A 5-tuple. IPv4 addresses are stored as IPv4-mapped IPv6 (`::ffff:a.b.c.d`), so one type serves both; `v4` says
-/// which. For ICMP queries `sport` is the identifier and `dport` is 0 in requests and replies alike (the type is not
-/// part of the key; policy gets it separately), so that a reply's key is the reverse of its request's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// which. For ICMP queries the identifier is the source port of requests and the destination port of replies, the other
+/// port is 0, so that a reply's key is the reverse of its request's; policy gets the type separately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FlowKey {
     pub src: Ipv6Addr,
     pub dst: Ipv6Addr,

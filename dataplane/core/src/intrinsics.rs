@@ -1,1 +1,180 @@
-//! Placeholder until its part lands.
+//! The few things that the CPU does better than plain Rust: a keyed hash by AES rounds, comparing eight tags at once, and
+//! prefetching. Each has a safe scalar twin that other targets and the tests use; the twins of the comparison agree bit
+//! for bit, the hashes are each keyed and well mixed, but differ.
+#![allow(unsafe_code, reason = "prefetching takes a pointer; everything else here is safe")]
+
+use crate::flow_key::FlowKey;
+
+/// Key of the flow hash, drawn at start: who does not know it cannot aim at a bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Seed(pub [u64; 4]);
+
+/// Two independent 64-bit hashes of a key.
+#[inline]
+pub fn hash(key: &FlowKey, seed: &Seed) -> [u64; 2] {
+    let (src, dst) = (u128::from_ne_bytes(key.src.octets()), u128::from_ne_bytes(key.dst.octets()));
+    let rest = u64::from(key.sport) | u64::from(key.dport) << 16 | u64::from(key.proto) << 32;
+    if key.v4 {
+        let addresses = (src >> 96) as u64 | ((dst >> 96) as u64) << 32;
+        mix::two(addresses, rest, seed)
+    } else {
+        mix::three(src, dst, rest, seed)
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_feature = "aes"))]
+mod mix {
+    use super::Seed;
+    use core::arch::x86_64::{
+        __m128i, _mm_aesenc_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_unpackhi_epi64, _mm_xor_si128,
+    };
+
+    #[inline]
+    pub(super) fn two(a: u64, b: u64, seed: &Seed) -> [u64; 2] {
+        // SAFETY: this module is compiled only where the whole program is built for CPUs with AES.
+        unsafe { aes_two(a, b, seed) }
+    }
+
+    #[inline]
+    pub(super) fn three(a: u128, b: u128, c: u64, seed: &Seed) -> [u64; 2] {
+        // SAFETY: as in `two`.
+        unsafe { aes_three(a, b, c, seed) }
+    }
+
+    #[expect(clippy::cast_possible_wrap, reason = "the same 64 bits")]
+    #[target_feature(enable = "sse2,aes")]
+    #[inline]
+    fn pair(low: u64, high: u64) -> __m128i {
+        _mm_set_epi64x(high as i64, low as i64)
+    }
+
+    #[expect(clippy::cast_sign_loss, reason = "the same 64 bits")]
+    #[target_feature(enable = "sse2,aes")]
+    #[inline]
+    fn finish(v: __m128i, k0: __m128i, k1: __m128i) -> [u64; 2] {
+        let v = _mm_aesenc_si128(_mm_aesenc_si128(v, k1), k0);
+        [_mm_cvtsi128_si64(v) as u64, _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64]
+    }
+
+    #[target_feature(enable = "sse2,aes")]
+    #[inline]
+    fn aes_two(a: u64, b: u64, seed: &Seed) -> [u64; 2] {
+        let (k0, k1) = (pair(seed.0[0], seed.0[1]), pair(seed.0[2], seed.0[3]));
+        finish(_mm_aesenc_si128(_mm_xor_si128(pair(a, b), k0), k1), k0, k1)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
+    #[target_feature(enable = "sse2,aes")]
+    #[inline]
+    fn aes_three(a: u128, b: u128, c: u64, seed: &Seed) -> [u64; 2] {
+        let (k0, k1) = (pair(seed.0[0], seed.0[1]), pair(seed.0[2], seed.0[3]));
+        let v = _mm_aesenc_si128(_mm_xor_si128(pair(a as u64, (a >> 64) as u64), k0), k1);
+        let v = _mm_aesenc_si128(_mm_xor_si128(pair(b as u64, (b >> 64) as u64), v), k0);
+        finish(_mm_aesenc_si128(_mm_xor_si128(pair(c, !c), v), k1), k0, k1)
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_feature = "aes")))]
+mod mix {
+    pub(super) use super::scalar::{three, two};
+}
+
+/// Folded multiplication with secret operands, for targets without AES.
+#[cfg_attr(
+    all(target_arch = "x86_64", target_feature = "aes"),
+    allow(dead_code, reason = "the twin that tests use")
+)]
+mod scalar {
+    use super::Seed;
+
+    #[expect(clippy::cast_possible_truncation, reason = "folds 128 bits into 64")]
+    #[inline]
+    fn fold(a: u64, b: u64) -> u64 {
+        let product = u128::from(a) * u128::from(b);
+        (product as u64) ^ ((product >> 64) as u64)
+    }
+
+    #[inline]
+    pub(super) fn two(a: u64, b: u64, seed: &Seed) -> [u64; 2] {
+        let one = fold(a ^ seed.0[0], b ^ seed.0[1]);
+        let two = fold(b.rotate_left(32) ^ seed.0[2], a ^ seed.0[3]);
+        [fold(one ^ seed.0[3], two | 1), fold(two ^ seed.0[1], one | 1)]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
+    #[inline]
+    pub(super) fn three(a: u128, b: u128, c: u64, seed: &Seed) -> [u64; 2] {
+        let [x, y] = two(a as u64, (a >> 64) as u64, seed);
+        let [u, v] = two(b as u64 ^ x, (b >> 64) as u64 ^ y, seed);
+        two(u ^ c, v, seed)
+    }
+}
+
+/// Which of eight tags equal this one, as bits.
+#[inline]
+pub fn matching(tags: &[u16; 8], tag: u16) -> u8 {
+    // Compiles to one vector compare and a pack on any target with SIMD: no intrinsic needed.
+    let mut bits = 0;
+    for (lane, value) in tags.iter().enumerate() {
+        bits |= u8::from(*value == tag) << lane;
+    }
+    bits
+}
+
+/// Ask for the cache line of this value; no effect but time.
+#[inline]
+pub fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the pointer comes from a live reference, and prefetching only hints: it cannot fault or write.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u16, v4: bool) -> FlowKey {
+        let mut src = [0; 16];
+        src[10..12].fill(0xff);
+        src[14..].copy_from_slice(&n.to_be_bytes());
+        FlowKey { src: src.into(), dst: src.into(), sport: n, dport: 80, proto: 6, v4 }
+    }
+
+    #[test]
+    fn tags_are_compared_lane_by_lane() {
+        assert_eq!(matching(&[1, 2, 3, 1, 5, 6, 7, 1], 1), 0b1000_1001);
+        assert_eq!(matching(&[0; 8], 1), 0);
+    }
+
+    #[test]
+    fn keys_spread_over_buckets_and_depend_on_the_seed() {
+        let seed = Seed([1, 2, 3, 4]);
+        for v4 in [true, false] {
+            let mut counts = [0_u32; 64];
+            for n in 0..6400 {
+                counts[(hash(&key(n, v4), &seed)[0] % 64) as usize] += 1;
+            }
+            assert!(counts.iter().all(|c| (50..160).contains(c)), "{counts:?}");
+            assert_ne!(hash(&key(1, v4), &seed), hash(&key(1, v4), &Seed([1, 2, 3, 5])));
+        }
+    }
+
+    #[test]
+    fn the_scalar_twin_spreads_too() {
+        let seed = Seed([0x1234_5678_9abc_def0, 0xfedc, 0x1111_2222_3333, 77]);
+        let mut counts = [0_u32; 64];
+        for n in 0..6400_u64 {
+            counts[(scalar::two(n << 32, n, &seed)[1] % 64) as usize] += 1;
+            assert_ne!(
+                scalar::three(u128::from(n), 0, 1, &seed),
+                scalar::three(u128::from(n) + 1, 0, 1, &seed)
+            );
+        }
+        assert!(counts.iter().all(|c| (40..170).contains(c)), "{counts:?}");
+    }
+}

@@ -7,21 +7,23 @@
 #![no_std]
 #![deny(unsafe_code)]
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod time;
 
+pub mod flow_key;
 pub mod packet;
 pub mod parse;
-pub mod flow_key;
 
-pub mod path;
-pub mod rewrite;
 pub mod checksum;
 pub mod emit;
+pub mod path;
+pub mod rewrite;
 pub mod verdict;
 
-pub mod tables;
-pub mod state;
 pub mod event;
+pub mod state;
+pub mod tables;
 
 pub mod intrinsics;

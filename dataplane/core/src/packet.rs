@@ -1,7 +1,9 @@
 //! One frame, borrowed: its bytes with room before and behind, and where it came from. Owns nothing.
 
 /// A network port of the gateway: an interface, or a VLAN on one. Index into [`crate::tables::nexthop::Port`]s.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PortId(pub u16);
 
 /// Packets handled in one turn, at most.
@@ -16,12 +18,14 @@ pub struct Packet<'a> {
     len: usize,
     /// The port that the frame came in on.
     pub port: PortId,
+    /// How many workers have handed it on already.
+    pub handed: u8,
 }
 
 impl<'a> Packet<'a> {
     /// The frame `room[start..start + len]`; `None` if that does not lie inside the buffer.
     pub fn new(room: &'a mut [u8], start: usize, len: usize, port: PortId) -> Option<Self> {
-        (start.checked_add(len)? <= room.len()).then_some(Self { room, start, len, port })
+        (start.checked_add(len)? <= room.len()).then_some(Self { room, start, len, port, handed: 0 })
     }
 
     #[inline]
@@ -39,7 +43,10 @@ impl<'a> Packet<'a> {
         self.start
     }
 
-    #[expect(clippy::len_without_is_empty, reason = "an empty frame is a malformed one, not a container state")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an empty frame is a malformed one, not a container state"
+    )]
     pub fn len(&self) -> usize {
         self.len
     }

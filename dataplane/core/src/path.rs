@@ -1,7 +1,259 @@
 //! `forward`: a burst of packets from arrival to departure, in three phases.
+//!
+//! 1. *Classify* every packet: read its headers, hash its key, start fetching the bucket that may hold its flow.
+//! 2. *Look up* every packet: compare tags, start fetching the flow.
+//! 3. *Apply*, packet by packet: fragments learn their ports; errors find the flow that they quote; known flows go on
+//!    (`established`), unknown ones are judged (`admit`); and what is allowed leaves (`depart`).
+//!
+//! While one packet is worked on, the memory for those behind it is on its way: that is the whole reason for phases.
 
 pub mod admit;
+pub mod depart;
 pub mod established;
-pub mod fragment;
 pub mod icmp;
 pub mod reply;
+
+use arrayvec::ArrayVec;
+
+use crate::event::{EventKind, EventSink, FlowEvent};
+use crate::flow_key::FlowKey;
+use crate::packet::{BURST, Packet};
+use crate::parse::{Headers, Kind, parse};
+use crate::state::State;
+use crate::state::conntrack::{FlowRef, FlowTable, Place};
+use crate::state::flow::AUDIT;
+use crate::tables::Tables;
+use crate::tables::record::RuleId;
+use crate::time::Now;
+use crate::verdict::{DropReason, Fate};
+
+/// Every packet's fate, in the order of the burst.
+pub type Fates = ArrayVec<Fate, BURST>;
+
+/// What one turn has at hand.
+#[derive(Debug)]
+pub(crate) struct Turn<'a, S> {
+    pub tables: &'a Tables,
+    pub state: &'a mut State,
+    pub now: Now,
+    pub events: &'a mut S,
+}
+
+/// A packet between the phases.
+struct Work {
+    headers: Result<Headers, DropReason>,
+    place: Place,
+    candidate: FlowRef,
+}
+
+/// Decide and carry out what happens to each packet of the burst. Packets are rewritten in place; `fates` says what the
+/// caller does with them.
+pub fn forward<S: EventSink>(
+    tables: &Tables,
+    state: &mut State,
+    now: Now,
+    burst: &mut [Packet<'_>],
+    fates: &mut Fates,
+    events: &mut S,
+) {
+    let mut works: ArrayVec<Work, BURST> =
+        burst.iter().take(BURST).map(|packet| classify(state, packet)).collect();
+    for work in &mut works {
+        look_up(state, work);
+    }
+    fates.clear();
+    let mut turn = Turn { tables, state, now, events };
+    for (packet, work) in burst.iter_mut().zip(&works) {
+        let fate = turn.apply(packet, work);
+        turn.account(fate, packet.len());
+        fates.push(fate);
+    }
+}
+
+#[inline]
+fn classify(state: &mut State, packet: &Packet<'_>) -> Work {
+    state.counters.received += 1;
+    state.counters.received_bytes += packet.len() as u64;
+    let headers = parse(packet);
+    let place = headers.as_ref().map_or_else(|_| Place::default(), |headers| state.flows.place(&headers.key));
+    state.flows.prefetch_bucket(&place);
+    Work { headers, place, candidate: FlowRef::NONE }
+}
+
+#[inline]
+fn look_up(state: &State, work: &mut Work) {
+    if work.headers.is_ok() {
+        work.candidate = state.flows.candidate(&work.place);
+    }
+}
+
+impl<S: EventSink> Turn<'_, S> {
+    #[inline]
+    fn apply(&mut self, packet: &mut Packet<'_>, work: &Work) -> Fate {
+        let headers = match &work.headers {
+            Ok(headers) => headers,
+            Err(reason) => return self.refuse(&NO_KEY, None, *reason),
+        };
+        if headers.vlan != 0 && !self.enter_vlan(packet, headers.vlan) {
+            return self.refuse(&headers.key, Some(headers), DropReason::VlanFiltered);
+        }
+        if headers.fragment.is_some() {
+            return self.fragment(packet, headers);
+        }
+        if headers.kind == Kind::IcmpError {
+            return self.icmp_error(packet, headers);
+        }
+        match self.state.flows.verify(&headers.key, &work.place, work.candidate) {
+            Some(flow) => self.established(packet, headers, flow),
+            None => self.admit(packet, headers, &work.place),
+        }
+    }
+
+    /// A fragment goes the way of its datagram.
+    #[cold]
+    fn fragment(&mut self, packet: &mut Packet<'_>, headers: &Headers) -> Fate {
+        let Some(fragment) = headers.fragment else { return Fate::Pass };
+        let payload = headers.end - headers.l4;
+        let key = match self.state.fragments.follow(&headers.key, fragment, payload, self.now) {
+            Ok(key) => key,
+            Err(reason) => return self.refuse(&headers.key, Some(headers), reason),
+        };
+        let headers = Headers { key, ..*headers };
+        let place = self.state.flows.place(&key);
+        match self.state.flows.find(&key) {
+            Some(flow) => self.established(packet, &headers, flow),
+            None => self.admit(packet, &headers, &place),
+        }
+    }
+
+    /// A tagged frame belongs to the port of its VLAN on the device that it came in on.
+    #[cold]
+    fn enter_vlan(&self, packet: &mut Packet<'_>, vlan: u16) -> bool {
+        let routing = &self.tables.routing;
+        let Some(device) = routing.port(packet.port).map(|port| port.device) else { return false };
+        let Some(port) = routing.find_port(device, vlan) else { return false };
+        packet.port = port;
+        true
+    }
+
+    /// Every packet ends in one counter. Drops were counted with their reason where they were decided.
+    #[inline]
+    fn account(&mut self, fate: Fate, len: usize) {
+        let counters = &mut self.state.counters;
+        match fate {
+            Fate::Forward(_) => {
+                counters.forwarded += 1;
+                counters.forwarded_bytes += len as u64;
+            }
+            Fate::Pass => counters.passed += 1,
+            Fate::Hold { .. } => counters.held += 1,
+            Fate::HandOver(_) => counters.handed_over += 1,
+            Fate::Drop(_) | Fate::Answer(_) => {}
+        }
+    }
+
+    /// Drop a packet that belongs to no flow.
+    #[cold]
+    fn refuse(&mut self, key: &FlowKey, headers: Option<&Headers>, reason: DropReason) -> Fate {
+        self.state.counters.drop(reason);
+        let mut event = self.event(EventKind::Drop(reason), key, key);
+        if let Some(headers) = headers {
+            event.tcp_flags = headers.tcp_flags;
+            event.icmp_type = headers.icmp.0;
+            let ipcache = &self.tables.ipcache;
+            event.source = ipcache.lookup(key.src, key.v4).number;
+            event.destination = ipcache.lookup(key.dst, key.v4).number;
+        }
+        self.events.emit(&event);
+        Fate::Drop(reason)
+    }
+
+    /// An event with what is known of any packet.
+    fn event(&self, kind: EventKind, key: &FlowKey, translated: &FlowKey) -> FlowEvent {
+        FlowEvent {
+            at: self.now,
+            kind,
+            key: *key,
+            translated: *translated,
+            is_reply: false,
+            audit: false,
+            tcp_flags: 0,
+            icmp_type: 0,
+            source: 0,
+            destination: 0,
+            egress_rule: RuleId(0),
+            ingress_rule: RuleId(0),
+            denied_egress: false,
+            generation: self.tables.generation,
+            packets: [0; 2],
+            bytes: [0; 2],
+        }
+    }
+
+    /// Tell of a flow, as seen from the direction of `flow`.
+    fn tell(&mut self, kind: EventKind, flow: FlowRef) {
+        let event = flow_event(self.tables, &self.state.flows, self.now, kind, flow);
+        self.events.emit(&event);
+    }
+}
+
+/// All that is known of a flow at this moment, as seen from the direction of `flow`.
+pub fn flow_event(tables: &Tables, flows: &FlowTable, now: Now, kind: EventKind, flow: FlowRef) -> FlowEvent {
+    let (hot, cold, keys) = (flows.hot(flow), flows.cold(flow), flows.keys(flow));
+    let (packets, bytes) = hot.counts(cold);
+    let (egress_rule, ingress_rule) = cold.rules();
+    let number = |ip| tables.ipcache.lookup(ip, keys.original.v4).number;
+    let (client, server) = (number(keys.original.src), number(keys.translated.dst));
+    let (key, translated, source, destination) = if flow.is_reply() {
+        (keys.translated.reverse(), keys.original.reverse(), server, client)
+    } else {
+        (keys.original, keys.translated, client, server)
+    };
+    FlowEvent {
+        at: now,
+        kind,
+        key,
+        translated,
+        is_reply: flow.is_reply(),
+        audit: hot.is(AUDIT),
+        tcp_flags: 0,
+        icmp_type: 0,
+        source,
+        destination,
+        egress_rule,
+        ingress_rule,
+        denied_egress: false,
+        generation: tables.generation,
+        packets,
+        bytes,
+    }
+}
+
+/// Let time pass: forget flows and fragments that have had their time. Bounded work; call it once a turn or so.
+pub fn tick<S: EventSink>(tables: &Tables, state: &mut State, now: Now, events: &mut S) {
+    let timeouts = state.config.timeouts;
+    let mut ended: ArrayVec<FlowEvent, 32> = ArrayVec::new();
+    let removed = state.flows.sweep(now, &timeouts, |flows, flow| {
+        let event = flow_event(tables, flows, now, EventKind::End, flow);
+        if ended.try_push(event).is_err() {
+            for event in ended.drain(..) {
+                events.emit(&event);
+            }
+            ended.push(event);
+        }
+    });
+    for event in &ended {
+        events.emit(event);
+    }
+    state.counters.flows_ended += u64::from(removed);
+}
+
+/// The key of a packet that could not be read.
+const NO_KEY: FlowKey = FlowKey {
+    src: core::net::Ipv6Addr::UNSPECIFIED,
+    dst: core::net::Ipv6Addr::UNSPECIFIED,
+    sport: 0,
+    dport: 0,
+    proto: 0,
+    v4: false,
+};

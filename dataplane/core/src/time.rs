@@ -1,7 +1,9 @@
 //! Time as the path sees it: handed in once a burst, never read.
 
 /// Nanoseconds since an arbitrary start that the caller keeps (boot, the start of a capture, zero in a test).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Now(pub u64);
 
 impl Now {

@@ -14,22 +14,26 @@ pub enum Fate {
     /// Not ours: the kernel should have had it. The XDP program passes such packets before they reach us, so only
     /// offline runs and races with a change of the steering tables end here.
     Pass,
-    /// Turned in place into an answer of ours (ICMP error, reset) that leaves by this port. The original is counted
-    /// under its own reason, the answer under `generated`.
-    Answer(PortId, DropReason),
+    /// Turned in place into an answer of ours (ICMP error, reset, echo reply) that leaves by this port. What became of
+    /// the original is counted already.
+    Answer(PortId),
     /// The neighbour's MAC is not known yet: keep the frame (bounded), ask the kernel, forward it again after the next
     /// publish.
     Hold { port: PortId, ip: IpAddr },
-    /// Another worker owns this flow: give it the frame. `second` is asked only when the first has no such flow.
-    HandOver { to: WorkerId, second: Option<WorkerId> },
+    /// Another worker owns this flow, or is to be asked for it first: give it the frame.
+    HandOver(WorkerId),
 }
 
 /// Index into [`crate::tables::nexthop`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct NextHopId(pub u16);
 
 /// Index of a worker, 0-based.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct WorkerId(pub u8);
 
 macro_rules! drop_reasons {

@@ -1,1 +1,349 @@
-//! Placeholder until its part lands.
+//! A packet without a flow: whose is it, what does it ask for, may it, and by which way? If all is well, remember.
+
+use core::net::IpAddr;
+
+use super::Turn;
+use super::established::{NO_HOP, policy_port};
+use crate::checksum::Delta;
+use crate::event::{EventKind, EventSink};
+use crate::flow_key::FlowKey;
+use crate::packet::Packet;
+use crate::parse::{ACK, Headers, Kind, SYN, TCP};
+use crate::rewrite;
+use crate::state::conntrack::{FlowRef, InsertError, NewFlow, Place};
+use crate::state::flow::{AUDIT, Cold, Hot, Keys, SERVICE, SOURCE, TRANSLATED};
+use crate::state::{nat, tcp::TcpState};
+use crate::tables::nexthop::Hop;
+use crate::tables::policy::Decision;
+use crate::tables::record::{BackendId, Forwarding, RuleId, ServiceId};
+use crate::tables::service::Match;
+use crate::tables::{egress, ownership};
+use crate::verdict::{Action, DropReason, Fate};
+
+/// What both directions' policies came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judgement {
+    pub refused: Option<DropReason>,
+    pub denied_egress: bool,
+    pub audit: bool,
+    pub egress_rule: RuleId,
+    pub ingress_rule: RuleId,
+}
+
+/// The backend that was chosen, and for what.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    service: ServiceId,
+    backend: BackendId,
+    snat: bool,
+}
+
+impl<S: EventSink> Turn<'_, S> {
+    /// The walk of a new flow, one step a line.
+    #[cold]
+    pub(crate) fn admit(&mut self, packet: &mut Packet<'_>, headers: &Headers, place: &Place) -> Fate {
+        match self.try_admit(packet, headers, place) {
+            Ok(flow) => {
+                self.tell(EventKind::New, flow);
+                self.depart(packet, headers, flow)
+            }
+            Err(fate) => fate,
+        }
+    }
+
+    fn try_admit(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        place: &Place,
+    ) -> Result<FlowRef, Fate> {
+        self.is_ours(packet, headers)?;
+        self.source_is_honest(packet, headers)?;
+        let (mut to, choice) = self.choose_backend(packet, headers)?;
+        self.is_for_others(&to, choice)?;
+        opens_a_flow(headers, self.state.config.pickup)
+            .map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
+        let judgement = self.judge(&headers.key, &to, policy_port(headers, &to));
+        if let Some(reason) = judgement.refused {
+            return Err(self.deny(headers, &to, &judgement, reason));
+        }
+        let hop = self.way(packet, headers, &to, place)?;
+        self.translate_source(headers, &mut to, choice, place)?;
+        self.remember(headers, to, choice, &judgement, hop)
+    }
+
+    /// With several workers a flow has one owner; its packets are handed to it.
+    fn is_ours(&mut self, packet: &Packet<'_>, headers: &Headers) -> Result<(), Fate> {
+        if self.tables.generation == 0 {
+            return Err(self.refuse(&headers.key, None, DropReason::NotReady));
+        }
+        if self.tables.settings.workers <= 1 {
+            return Ok(());
+        }
+        self.owned_here(packet, &headers.key)
+    }
+
+    /// Hand a packet of this key to its owner, if that is somebody else.
+    pub(crate) fn owned_here(&self, packet: &Packet<'_>, key: &FlowKey) -> Result<(), Fate> {
+        let (me, owner) = (self.state.config.worker, self.tables.owner(key));
+        let last = owner.second.unwrap_or(owner.first);
+        if packet.handed == 0 && owner.first != me {
+            return Err(Fate::HandOver(owner.first));
+        }
+        if packet.handed < 2 && last != me {
+            return Err(Fate::HandOver(last));
+        }
+        Ok(())
+    }
+
+    /// Nobody sends with our own addresses but us, and what is guarded comes from where it is routed to.
+    fn source_is_honest(&mut self, packet: &Packet<'_>, headers: &Headers) -> Result<(), Fate> {
+        let (key, routing) = (&headers.key, &self.tables.routing);
+        let source = key.source();
+        let own = routing.route(key.src, key.v4, 0) == Hop::Local
+            || self.tables.services.is_frontend_address(key.src);
+        let guarded =
+            self.tables.settings.guarded.iter().any(|p| crate::tables::service::contains(p, source));
+        if own || (guarded && !routing.comes_by(key.src, key.v4, packet.port)) {
+            return Err(self.refuse(&headers.key, Some(headers), DropReason::InvalidSourceIp));
+        }
+        Ok(())
+    }
+
+    /// If the destination is a service, it becomes one of its backends.
+    fn choose_backend(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+    ) -> Result<(FlowKey, Option<Choice>), Fate> {
+        let key = &headers.key;
+        let services = &self.tables.services;
+        let (id, service) = match services.lookup(key, self.tables.ipcache.lookup(key.src, key.v4)) {
+            Match::None => return Ok((*key, None)),
+            Match::Service(id, service) => (id, service),
+            Match::Refused(_) if headers.kind == (Kind::IcmpQuery { reply: false }) => {
+                return Err(self.echo(packet, headers));
+            }
+            Match::Refused(reason) => return Err(self.refuse(key, Some(headers), reason)),
+        };
+        let hash = services.hash(key, service.record.affinity_seconds > 0);
+        let Some(backend) = service.pick(hash) else {
+            let reject = service.record.reject;
+            return Err(self.no_backend(packet, headers, reject));
+        };
+        let to = FlowKey { dst: crate::emit::mapped(backend.ip), dport: backend.port, ..*key };
+        if to.dst.to_ipv4_mapped().is_some() != key.v4 {
+            return Err(self.refuse(key, Some(headers), DropReason::NoBackend));
+        }
+        let snat = service.record.forwarding == Forwarding::Snat;
+        Ok((to, Some(Choice { service: id, backend: backend.id, snat })))
+    }
+
+    /// The gateway's own addresses, where they are no service, are the kernel's.
+    fn is_for_others(&self, to: &FlowKey, choice: Option<Choice>) -> Result<(), Fate> {
+        let local = choice.is_none() && self.tables.routing.route(to.dst, to.v4, 0) == Hop::Local;
+        if local { Err(Fate::Pass) } else { Ok(()) }
+    }
+
+    /// Egress policy of the source, then ingress policy of the destination (the backend, not the service).
+    pub(crate) fn judge(&mut self, from: &FlowKey, to: &FlowKey, port: u16) -> Judgement {
+        let (ipcache, policies) = (&self.tables.ipcache, &self.tables.policies);
+        let source = ipcache.lookup(from.src, from.v4);
+        let destination = ipcache.lookup(to.dst, to.v4);
+        let egress = policies.decide(source.egress, destination, to.proto, port);
+        let ingress = policies.decide(destination.ingress, source, to.proto, port);
+        let (out, into) = (refusal(&egress), refusal(&ingress));
+        // A direction in audit mode forwards what it would have denied, and says so.
+        let binding = |reason: Option<DropReason>, by: &Decision| reason.filter(|_| !by.audit);
+        let refused = binding(out, &egress).or_else(|| binding(into, &ingress));
+        let audit = refused.is_none() && (out.is_some() || into.is_some());
+        self.state.counters.audited += u64::from(audit);
+        Judgement {
+            refused,
+            denied_egress: binding(out, &egress).is_some(),
+            audit,
+            egress_rule: egress.rule,
+            ingress_rule: ingress.rule,
+        }
+    }
+
+    fn deny(&mut self, headers: &Headers, to: &FlowKey, judgement: &Judgement, reason: DropReason) -> Fate {
+        self.state.counters.drop(reason);
+        let mut event = self.event(EventKind::Drop(reason), &headers.key, to);
+        event.tcp_flags = headers.tcp_flags;
+        event.icmp_type = headers.icmp.0;
+        event.source = self.tables.ipcache.lookup(headers.key.src, headers.key.v4).number;
+        event.destination = self.tables.ipcache.lookup(to.dst, to.v4).number;
+        event.egress_rule = judgement.egress_rule;
+        event.ingress_rule = judgement.ingress_rule;
+        event.denied_egress = judgement.denied_egress;
+        self.events.emit(&event);
+        Fate::Drop(reason)
+    }
+
+    /// Is there a way at all? A neighbour that is not known yet is asked for before a flow is made.
+    fn way(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        to: &FlowKey,
+        place: &Place,
+    ) -> Result<u16, Fate> {
+        match self.tables.routing.route(to.dst, to.v4, place.hash) {
+            Hop::Via(id) => Ok(id.0),
+            Hop::OnLink(port) => Err(Fate::Hold { port, ip: to.destination() }),
+            Hop::Blackhole | Hop::Local => Err(self.refuse(&headers.key, Some(headers), DropReason::NoRoute)),
+            Hop::Unreachable => Err(self.unroutable(packet, headers)),
+        }
+    }
+
+    /// Sources of SNAT services and masqueraded prefixes leave with an address of ours.
+    fn translate_source(
+        &mut self,
+        headers: &Headers,
+        to: &mut FlowKey,
+        choice: Option<Choice>,
+        place: &Place,
+    ) -> Result<(), Fate> {
+        let settings = &self.tables.settings;
+        let refuse = |turn: &mut Self, reason| Err(turn.refuse(&headers.key, Some(headers), reason));
+        // A backend that asks its own service would answer itself: its source must change, too.
+        let hairpin = choice.is_some() && to.dst == to.src;
+        let source: IpAddr = if choice.is_some_and(|choice| choice.snat) || hairpin {
+            match egress::service_source(settings, headers.key.source()) {
+                Some(ip) => ip,
+                None => return refuse(self, DropReason::NoNatMapping),
+            }
+        } else {
+            match egress::masquerade(settings, headers.key.source(), to.destination()) {
+                None => return Ok(()),
+                Some(Some(ip)) => ip,
+                Some(None) => return refuse(self, DropReason::NoEgressAddress),
+            }
+        };
+        if !matches!(headers.kind, Kind::Ports | Kind::IcmpQuery { .. } | Kind::LaterFragment) {
+            return refuse(self, DropReason::NatUnsupported);
+        }
+        let slice = ownership::slice(self.state.config.worker, settings.snat_ports, settings.workers);
+        match nat::source(&self.state.flows, to, source, slice, place.hash, |_| true) {
+            Some(translated) => *to = translated,
+            None => {
+                self.state.counters.nat_exhausted += 1;
+                return refuse(self, DropReason::NoNatMapping);
+            }
+        }
+        Ok(())
+    }
+
+    /// Put the flow into the table, making room if need be.
+    fn remember(
+        &mut self,
+        headers: &Headers,
+        to: FlowKey,
+        choice: Option<Choice>,
+        judgement: &Judgement,
+        hop: u16,
+    ) -> Result<FlowRef, Fate> {
+        let mut new = self.new_flow(headers, to, choice, judgement, hop);
+        let mut result = self.state.flows.insert(&new, self.now);
+        if result == Err(InsertError::Full)
+            && let Some(victim) = self.state.flows.longest_half_open()
+        {
+            self.tell(EventKind::End, victim);
+            self.state.flows.remove(victim);
+            self.state.counters.flows_evicted += 1;
+            self.state.counters.flows_ended += 1;
+            result = self.state.flows.insert(&new, self.now);
+        }
+        if result == Err(InsertError::Collision)
+            && let Some(other) = self.another_port(&new.keys)
+        {
+            new = self.new_flow(headers, other, choice, judgement, hop);
+            result = self.state.flows.insert(&new, self.now);
+        }
+        match result {
+            Ok(flow) => {
+                self.state.counters.flows_created += 1;
+                Ok(flow)
+            }
+            Err(_) => Err(self.refuse(&headers.key, Some(headers), DropReason::FlowTableFull)),
+        }
+    }
+
+    /// A client with one port to the same backend through two services: its second flow gets another source port, one
+    /// whose replies come to this worker.
+    fn another_port(&self, keys: &Keys) -> Option<FlowKey> {
+        let settings = &self.tables.settings;
+        let slice = ownership::slice(self.state.config.worker, settings.snat_ports, settings.workers);
+        let mine = |to: &FlowKey| {
+            let owner = self.tables.owner(&to.reverse());
+            owner.second.unwrap_or(owner.first) == self.state.config.worker
+        };
+        let source = keys.translated.source();
+        nat::source(&self.state.flows, &keys.translated, source, slice, u32::from(keys.original.sport), mine)
+    }
+
+    fn new_flow(
+        &self,
+        headers: &Headers,
+        to: FlowKey,
+        choice: Option<Choice>,
+        judgement: &Judgement,
+        hop: u16,
+    ) -> NewFlow {
+        let from = headers.key;
+        let (Delta(ip_delta), Delta(l4_delta)) = rewrite::deltas(&from, &to);
+        let mut flags = 0;
+        flags |= if from == to { 0 } else { TRANSLATED };
+        flags |= if (from.src, from.sport) == (to.src, to.sport) { 0 } else { SOURCE };
+        flags |= if judgement.audit { AUDIT } else { 0 };
+        flags |= if choice.is_some() { SERVICE } else { 0 };
+        let opening = if headers.tcp_flags & SYN != 0 { TcpState::SynSent } else { TcpState::Established };
+        let hot = Hot {
+            tcp: opening.after(headers.tcp_flags, false) as u8,
+            flags,
+            generation: self.tables.generation,
+            hops: [hop, NO_HOP],
+            ip_delta,
+            l4_delta,
+            ..Hot::default()
+        };
+        let cold = Cold {
+            egress_rule: judgement.egress_rule.0,
+            ingress_rule: judgement.ingress_rule.0,
+            service: choice.map_or(0, |choice| choice.service.0),
+            backend: choice.map_or(0, |choice| choice.backend.0),
+            ..Cold::default()
+        };
+        NewFlow { keys: Keys { original: from, translated: to }, hot, cold }
+    }
+}
+
+/// Does a decision stop the flow, and why?
+fn refusal(decision: &Decision) -> Option<DropReason> {
+    match decision.action {
+        // DNS rules judge each query; until the worker reads queries, none may pass unread.
+        Some(Action::Dns(_) | Action::Inspect(_)) => Some(DropReason::InspectionUnavailable),
+        Some(Action::Allow) => None,
+        Some(Action::Deny) => Some(DropReason::PolicyDeny),
+        Some(Action::Authenticate) => Some(DropReason::AuthRequired),
+        None => Some(DropReason::PolicyDenied),
+    }
+}
+
+/// Only these packets may be the first of a flow.
+fn opens_a_flow(headers: &Headers, pickup: bool) -> Result<(), DropReason> {
+    match headers.kind {
+        Kind::Ports if headers.key.proto == TCP => {
+            let opens = headers.tcp_flags & (SYN | ACK) == SYN;
+            if opens || pickup { Ok(()) } else { Err(DropReason::UnknownConnection) }
+        }
+        // A reply to nothing.
+        Kind::IcmpQuery { reply: true } => Err(DropReason::UnknownConnection),
+        Kind::Ports
+        | Kind::IcmpQuery { reply: false }
+        | Kind::IcmpError
+        | Kind::Other
+        | Kind::LaterFragment => Ok(()),
+    }
+}

@@ -1,1 +1,61 @@
-//! Placeholder until its part lands.
+//! Packets that we answer ourselves: built in place over the packet that asked for it, sent back the way it came.
+
+use super::Turn;
+use super::depart::back;
+use crate::emit::{Error, echo_reply, icmp_error, tcp_reset};
+use crate::event::EventSink;
+use crate::packet::Packet;
+use crate::parse::{Headers, TCP};
+use crate::verdict::{DropReason, Fate};
+
+impl<S: EventSink> Turn<'_, S> {
+    /// Drop the packet and tell its sender why, if it may be told and our limit allows.
+    #[cold]
+    pub(crate) fn answer(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        error: Error,
+        reason: DropReason,
+    ) -> Fate {
+        let fate = self.refuse(&headers.key, Some(headers), reason);
+        let own = self.tables.routing.own_address(packet.port, headers.key.v4);
+        let Some(source) = own.filter(|_| self.state.may_answer(self.now)) else { return fate };
+        if icmp_error(packet, headers, error, source) {
+            self.state.counters.answered += 1;
+            return Fate::Answer(back(packet));
+        }
+        fate
+    }
+
+    pub(crate) fn unroutable(&mut self, packet: &mut Packet<'_>, headers: &Headers) -> Fate {
+        self.answer(packet, headers, Error::NoRoute, DropReason::NoRoute)
+    }
+
+    /// A service without backends refuses like a host without listeners.
+    #[cold]
+    pub(crate) fn no_backend(&mut self, packet: &mut Packet<'_>, headers: &Headers, reject: bool) -> Fate {
+        if !reject {
+            return self.refuse(&headers.key, Some(headers), DropReason::NoBackend);
+        }
+        if headers.key.proto == TCP {
+            let fate = self.refuse(&headers.key, Some(headers), DropReason::NoBackend);
+            if self.state.may_answer(self.now) && tcp_reset(packet, headers) {
+                self.state.counters.answered += 1;
+                return Fate::Answer(back(packet));
+            }
+            return fate;
+        }
+        self.answer(packet, headers, Error::PortUnreachable, DropReason::NoBackend)
+    }
+
+    /// A service's address answers pings: it exists as long as the gateway does.
+    #[cold]
+    pub(crate) fn echo(&mut self, packet: &mut Packet<'_>, headers: &Headers) -> Fate {
+        if self.state.may_answer(self.now) && echo_reply(packet, headers) {
+            self.state.counters.echoed += 1;
+            return Fate::Answer(back(packet));
+        }
+        self.refuse(&headers.key, Some(headers), DropReason::NoBackend)
+    }
+}

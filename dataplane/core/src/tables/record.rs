@@ -12,15 +12,21 @@ use crate::verdict::{Action, NextHopId};
 
 /// Dense index of an identity in this generation; 0 is "unknown" and always exists. Slots are given out by control and
 /// stay with their identity for as long as it lives, so that a new pod touches one slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct IdentitySlot(pub u32);
 
 /// A class of identities that the same rules select, for one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct ClassId(pub u32);
 
 /// A set of peers that some rule entry names; identities carry the list of sets that they are in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PeerSetId(pub u32);
 
 impl PeerSetId {
@@ -29,14 +35,20 @@ impl PeerSetId {
 }
 
 /// A rule entry as events and answers name it; control keeps what it stands for. 0 is "none".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct RuleId(pub u32);
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct ServiceId(pub u32);
 
 /// Stable number of a backend within its service; flows remember it to notice that their backend is gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct BackendId(pub u32);
 
 /// An address prefix; host bits are zero.
@@ -134,13 +146,14 @@ pub struct Backend {
 /// One list of backends and how one of them is chosen. Frontends point here; several may share one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Service {
+    /// Protocol of its frontends; part of the backends' names in Maglev.
+    pub proto: u8,
     pub algorithm: Algorithm,
     pub forwarding: Forwarding,
     /// ClientIP affinity; 0 is off.
     pub affinity_seconds: u32,
     /// Without a usable backend: answer (true) or stay silent.
     pub reject: bool,
-    /// In Cilium's order of their hash strings, so that every gateway builds the same Maglev row.
     pub backends: Vec<Backend>,
 }
 
@@ -184,8 +197,8 @@ pub struct Settings {
     pub workers: u8,
     /// What the gateway guards: packets to and from these prefixes are judged and forwarded by us.
     pub guarded: Vec<Prefix>,
-    /// Key of the packet hash for Maglev (Cilium's two jhash seeds).
-    pub hash_seed: [u32; 2],
+    /// Cilium's hash seed in its three parts: of the Maglev permutation, of the IPv4 and of the IPv6 packet hash.
+    pub hash_seed: [u32; 3],
 }
 
 impl Default for Settings {
@@ -196,7 +209,7 @@ impl Default for Settings {
             masquerade: Masquerade::default(),
             workers: 1,
             guarded: Vec::new(),
-            hash_seed: [0, 0],
+            hash_seed: super::maglev::DEFAULT_SEEDS,
         }
     }
 }

@@ -1,0 +1,87 @@
+//! A packet that may go: which way, is it small enough and young enough, and then its new headers.
+
+use super::Turn;
+use super::established::NO_HOP;
+use crate::emit::Error;
+use crate::event::{EventKind, EventSink};
+use crate::packet::{Packet, PortId};
+use crate::parse::Headers;
+use crate::rewrite;
+use crate::state::conntrack::FlowRef;
+use crate::state::flow::TRANSLATED;
+use crate::tables::nexthop::Hop;
+use crate::tables::record::NextHop;
+use crate::verdict::{DropReason, Fate};
+
+impl<S: EventSink> Turn<'_, S> {
+    #[inline]
+    pub(crate) fn depart(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
+        let hop = match self.next_hop(flow) {
+            Ok(hop) => hop,
+            Err(Some(fate)) => return fate,
+            Err(None) => return self.unroutable(packet, headers),
+        };
+        let Some(mac) = hop.mac else { return Fate::Hold { port: hop.port, ip: hop.ip } };
+        if headers.ttl <= 1 {
+            return self.answer(packet, headers, Error::TimeExceeded, DropReason::TtlExceeded);
+        }
+        if headers.end - headers.l3 > hop.mtu {
+            return self.answer(packet, headers, Error::TooBig(hop.mtu), DropReason::FragmentationNeeded);
+        }
+        let Some(port) = self.tables.routing.port(hop.port) else { return self.unroutable(packet, headers) };
+        let (len, is_reply) = (packet.len(), flow.is_reply());
+        let (hot, cold) = self.state.flows.parts(flow);
+        hot.count(cold, is_reply, len);
+        if hot.is(TRANSLATED) {
+            let (ip, l4) = hot.deltas(is_reply);
+            let to = self.state.flows.leaves_as(flow);
+            rewrite::translate(packet.bytes_mut(), headers, &to, ip, l4);
+        }
+        rewrite::hop(packet.bytes_mut(), headers);
+        if !rewrite::link(packet, headers.l3, mac, port.mac, port.vlan) {
+            return self.refuse(&headers.key, Some(headers), DropReason::InvalidPacket);
+        }
+        if S::EVERY_PACKET {
+            self.tell(EventKind::Packet, flow);
+        }
+        Fate::Forward(hop.port)
+    }
+
+    /// The flow's next hop in this direction, found anew if it has none. `Err(None)`: there is no way.
+    #[inline]
+    pub(crate) fn next_hop(&mut self, flow: FlowRef) -> Result<NextHop, Option<Fate>> {
+        let id = self.state.flows.hot(flow).hop(flow.is_reply());
+        match self.tables.routing.hop(id) {
+            Some(hop) => Ok(*hop),
+            None => self.find_hop(flow),
+        }
+    }
+
+    #[cold]
+    fn find_hop(&mut self, flow: FlowRef) -> Result<NextHop, Option<Fate>> {
+        let to = self.state.flows.leaves_as(flow);
+        let hash = self.state.flows.place(&to).hash;
+        let found = match self.tables.routing.route(to.dst, to.v4, hash) {
+            Hop::Via(id) => id,
+            Hop::OnLink(port) => return Err(Some(Fate::Hold { port, ip: to.destination() })),
+            Hop::Local => return Err(Some(Fate::Pass)),
+            Hop::Blackhole => {
+                self.state.counters.drop(DropReason::NoRoute);
+                self.tell(EventKind::Drop(DropReason::NoRoute), flow);
+                return Err(Some(Fate::Drop(DropReason::NoRoute)));
+            }
+            Hop::Unreachable => return Err(None),
+        };
+        let (hot, _) = self.state.flows.parts(flow);
+        hot.hops[usize::from(flow.is_reply())] = found.0;
+        self.tables.routing.hop(found).copied().ok_or_else(|| {
+            self.state.flows.parts(flow).0.hops[usize::from(flow.is_reply())] = NO_HOP;
+            None
+        })
+    }
+}
+
+/// The port by which answers leave: where the packet came from.
+pub(crate) const fn back(packet: &Packet<'_>) -> PortId {
+    packet.port
+}

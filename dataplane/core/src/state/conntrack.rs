@@ -1,0 +1,474 @@
+//! All flows of one worker: an index of cache-line buckets in front of a slab, both directions of a flow in the index.
+//!
+//! A bucket holds eight 16-bit tags and eight references. A key may lie in two buckets, chosen by independent halves of a
+//! keyed hash, so nobody without the key can fill a bucket on purpose. At 80 % load a key costs 10 bytes: 20 for both
+//! directions, 64 + 44 for the flow, 128 in all.
+//!
+//! Expiry is a sweep: the slab is walked in memory order, a bounded number of entries a turn, so that the whole is seen
+//! every few seconds. That costs a flow no bytes for list links, and the walk reads memory in the order in which
+//! hardware prefetches it; a timer wheel would jump about. The price is that a flow may live [`SWEEP_SECONDS`] longer than
+//! its timeout.
+
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::Ipv6Addr;
+
+use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, Timeouts, V4};
+use crate::flow_key::FlowKey;
+use crate::intrinsics::{Seed, hash, matching, prefetch};
+use crate::time::Now;
+
+/// In how many seconds the sweep passes every entry.
+pub const SWEEP_SECONDS: u64 = 4;
+/// Entries looked at in one turn, at most: some microseconds.
+const SWEEP_MOST: usize = 512;
+/// Distinct frontends and NAT addresses that flows of one worker may refer to.
+const MAX_ADDRESSES: usize = u16::MAX as usize;
+const LANES: usize = 8;
+
+/// Eight places for keys: one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+struct Bucket {
+    tags: [u16; LANES],
+    refs: [u32; LANES],
+}
+
+/// A key's hash, and where it may lie.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    first: u32,
+    second: u32,
+    tag: u16,
+    /// For choices that want a hash of the flow (several next hops, random backends).
+    pub hash: u32,
+}
+
+/// A flow and a direction of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowRef(u32);
+
+impl FlowRef {
+    /// No flow.
+    pub const NONE: Self = Self(0);
+
+    const fn new(index: u32, is_reply: bool) -> Self {
+        Self(index << 1 | is_reply as u32)
+    }
+
+    #[inline]
+    pub const fn index(self) -> u32 {
+        self.0 >> 1
+    }
+
+    #[inline]
+    pub const fn is_reply(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// The same flow seen from the other side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
+
+/// A new flow to be remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    pub keys: Keys,
+    pub hot: Hot,
+    pub cold: Cold,
+}
+
+/// Why a flow could not be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// No room.
+    Full,
+    /// Its reply key belongs to another flow.
+    Collision,
+}
+
+#[derive(Debug)]
+pub struct FlowTable {
+    seed: Seed,
+    buckets: Vec<Bucket>,
+    /// Entry 0 is never used, so that a zero reference is none.
+    hot: Vec<Hot>,
+    cold: Vec<Cold>,
+    free: Vec<u32>,
+    /// Entries from here on were never used.
+    high: u32,
+    live: u32,
+    addresses: Vec<[u32; 4]>,
+    half_open: VecDeque<u32>,
+    cursor: u32,
+    swept: Now,
+}
+
+impl FlowTable {
+    pub fn new(max_flows: u32, seed: Seed) -> Self {
+        let flows = max_flows.clamp(16, 1 << 30) as usize;
+        // Two keys a flow at 80 % load: 2.5 places a flow, 8 places a bucket.
+        let buckets = (flows * 5).div_ceil(2 * LANES);
+        Self {
+            seed,
+            buckets: vec![Bucket::default(); buckets.max(2)],
+            hot: vec![Hot::default(); flows + 1],
+            cold: vec![Cold::default(); flows + 1],
+            free: Vec::new(),
+            high: 1,
+            live: 0,
+            addresses: vec![[0; 4]],
+            half_open: VecDeque::with_capacity((flows / 4).clamp(16, 1 << 20)),
+            cursor: 1,
+            swept: Now(0),
+        }
+    }
+
+    /// Flows now, and at most.
+    pub fn occupancy(&self) -> (u32, u32) {
+        (self.live, u32::try_from(self.hot.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Bytes that one flow costs: entry and its share of the index.
+    pub fn bytes_per_flow(&self) -> usize {
+        size_of::<Hot>() + size_of::<Cold>() + self.buckets.len() * size_of::<Bucket>() / (self.hot.len() - 1)
+    }
+
+    /// Where this key may lie.
+    #[inline]
+    pub fn place(&self, key: &FlowKey) -> Place {
+        let [low, high] = hash(key, &self.seed);
+        let count = self.buckets.len() as u64;
+        let first = scale(low, count);
+        let second = scale(high, count);
+        let top = |word: u64| word.to_be_bytes();
+        let [a, b, c, d, ..] = top(low);
+        let [e, f, ..] = top(high);
+        Place { first, second, tag: u16::from_be_bytes([e, f]) | 1, hash: u32::from_be_bytes([a, b, c, d]) }
+    }
+
+    #[inline]
+    pub fn prefetch_bucket(&self, place: &Place) {
+        prefetch(&self.buckets[place.first as usize]);
+    }
+
+    /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].
+    #[inline]
+    pub fn candidate(&self, place: &Place) -> FlowRef {
+        for bucket in [place.first, place.second] {
+            let bucket = &self.buckets[bucket as usize];
+            let bits = matching(&bucket.tags, place.tag);
+            if bits != 0 {
+                let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize]);
+                prefetch(&self.hot[found.index() as usize]);
+                return found;
+            }
+        }
+        FlowRef::NONE
+    }
+
+    /// The flow of this key: the candidate if it is right, else whatever a full search finds.
+    #[inline]
+    pub fn verify(&self, key: &FlowKey, place: &Place, candidate: FlowRef) -> Option<FlowRef> {
+        if candidate != FlowRef::NONE && self.matches(candidate, key) {
+            return Some(candidate);
+        }
+        self.search(key, place)
+    }
+
+    pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
+        self.search(key, &self.place(key))
+    }
+
+    /// Looked at again even where there was no candidate: a packet earlier in the burst may have made the flow.
+    #[cold]
+    fn search(&self, key: &FlowKey, place: &Place) -> Option<FlowRef> {
+        [place.first, place.second].iter().find_map(|bucket| {
+            let bucket = &self.buckets[*bucket as usize];
+            let mut bits = matching(&bucket.tags, place.tag);
+            while bits != 0 {
+                let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize]);
+                if self.matches(found, key) {
+                    return Some(found);
+                }
+                bits &= bits - 1;
+            }
+            None
+        })
+    }
+
+    /// Is this the flow and direction of the key?
+    #[inline]
+    fn matches(&self, found: FlowRef, key: &FlowKey) -> bool {
+        let hot = &self.hot[found.index() as usize];
+        let (src, dst) = (flow::words(key.src, key.v4), flow::words(key.dst, key.v4));
+        let (from, from_port, to, to_port) = if found.is_reply() {
+            (hot.d, hot.d_port, self.middle(hot.c, hot.a), hot.c_port)
+        } else {
+            (hot.a, hot.a_port, self.middle(hot.b, hot.d), hot.b_port)
+        };
+        let same = |x: [u32; 4], y: [u32; 4]| x[0] == y[0] && (key.v4 || x[1..] == y[1..]);
+        same(from, src)
+            && same(to, dst)
+            && from_port == key.sport
+            && to_port == key.dport
+            && hot.proto == key.proto
+            && hot.is(V4) == key.v4
+            && hot.is(LIVE)
+    }
+
+    /// B or C: by its number, or the same as the outer side.
+    #[inline]
+    fn middle(&self, number: u16, same: [u32; 4]) -> [u32; 4] {
+        if number == 0 { same } else { self.addresses[usize::from(number)] }
+    }
+
+    #[inline]
+    pub fn hot(&self, flow: FlowRef) -> &Hot {
+        &self.hot[flow.index() as usize]
+    }
+
+    #[inline]
+    pub fn parts(&mut self, flow: FlowRef) -> (&mut Hot, &mut Cold) {
+        let index = flow.index() as usize;
+        (&mut self.hot[index], &mut self.cold[index])
+    }
+
+    pub fn cold(&self, flow: FlowRef) -> &Cold {
+        &self.cold[flow.index() as usize]
+    }
+
+    /// What packets of this direction look like when they leave.
+    #[inline]
+    pub fn leaves_as(&self, flow: FlowRef) -> FlowKey {
+        let hot = self.hot(flow);
+        let v4 = hot.is(V4);
+        let (src, sport, dst, dport) = if flow.is_reply() {
+            (self.middle(hot.b, hot.d), hot.b_port, hot.a, hot.a_port)
+        } else {
+            (self.middle(hot.c, hot.a), hot.c_port, hot.d, hot.d_port)
+        };
+        FlowKey {
+            src: flow::address(src, v4),
+            dst: flow::address(dst, v4),
+            sport,
+            dport,
+            proto: hot.proto,
+            v4,
+        }
+    }
+
+    /// Both keys of a flow.
+    pub fn keys(&self, flow: FlowRef) -> Keys {
+        let index = flow.index();
+        Keys {
+            original: self.leaves_as(FlowRef::new(index, true)).reverse(),
+            translated: self.leaves_as(FlowRef::new(index, false)),
+        }
+    }
+
+    /// Remember a flow under both its keys. The addresses of `new.hot` are filled in here.
+    pub fn insert(&mut self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
+        let (original, reply) = (new.keys.original, new.keys.translated.reverse());
+        if self.find(&reply).is_some() {
+            return Err(InsertError::Collision);
+        }
+        let mut hot = new.hot;
+        self.fill_addresses(&mut hot, &new.keys).ok_or(InsertError::Full)?;
+        let index = self.allocate().ok_or(InsertError::Full)?;
+        hot.flags |= LIVE;
+        hot.seen = now.seconds();
+        self.hot[index as usize] = hot;
+        self.cold[index as usize] = new.cold;
+        self.cold[index as usize].created = now.seconds();
+        for (key, is_reply) in [(original, false), (reply, true)] {
+            let place = self.place(&key);
+            if !self.link(&place, FlowRef::new(index, is_reply)) {
+                self.unlink(&original, FlowRef::new(index, false));
+                self.give_back(index);
+                return Err(InsertError::Full);
+            }
+        }
+        self.live += 1;
+        if hot.proto != crate::parse::TCP || hot.tcp().half_open() {
+            self.remember_half_open(index);
+        }
+        Ok(FlowRef::new(index, false))
+    }
+
+    fn fill_addresses(&mut self, hot: &mut Hot, keys: &Keys) -> Option<()> {
+        let v4 = keys.original.v4;
+        hot.flags = if v4 { hot.flags | V4 } else { hot.flags & !V4 };
+        hot.proto = keys.original.proto;
+        hot.a = flow::words(keys.original.src, v4);
+        hot.d = flow::words(keys.translated.dst, v4);
+        hot.b = self.number(keys.original.dst, hot.d, v4)?;
+        hot.c = self.number(keys.translated.src, hot.a, v4)?;
+        (hot.a_port, hot.b_port) = (keys.original.sport, keys.original.dport);
+        (hot.c_port, hot.d_port) = (keys.translated.sport, keys.translated.dport);
+        Some(())
+    }
+
+    /// The number of an address in the list of those in the middle. The list only grows: it holds frontends and NAT
+    /// addresses, which are few; the latest are the likeliest, so they are looked at first.
+    fn number(&mut self, ip: Ipv6Addr, same: [u32; 4], v4: bool) -> Option<u16> {
+        let words = flow::words(ip, v4);
+        if words == same {
+            return Some(0);
+        }
+        if let Some(index) =
+            self.addresses.iter().rposition(|known| *known == words).filter(|index| *index > 0)
+        {
+            return u16::try_from(index).ok();
+        }
+        if self.addresses.len() >= MAX_ADDRESSES {
+            return None;
+        }
+        self.addresses.push(words);
+        u16::try_from(self.addresses.len() - 1).ok()
+    }
+
+    fn allocate(&mut self) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        if (self.high as usize) < self.hot.len() {
+            self.high += 1;
+            return Some(self.high - 1);
+        }
+        None
+    }
+
+    /// The flow that has waited longest for its other side; the caller removes it. `None`: there is none we know of.
+    pub fn longest_half_open(&mut self) -> Option<FlowRef> {
+        // Bounded: entries that have become something since are skipped, but not for ever.
+        for _ in 0..64 {
+            let index = self.half_open.pop_front()?;
+            let hot = &self.hot[index as usize];
+            let waiting =
+                if hot.proto == crate::parse::TCP { hot.tcp().half_open() } else { !hot.is(REPLIED) };
+            if hot.is(LIVE) && waiting {
+                return Some(FlowRef::new(index, false));
+            }
+        }
+        None
+    }
+
+    fn remember_half_open(&mut self, index: u32) {
+        // The list is as long as memory was set aside for; the oldest are forgotten, not the newest.
+        if self.half_open.len() == self.half_open.capacity() {
+            self.half_open.pop_front();
+        }
+        self.half_open.push_back(index);
+    }
+
+    /// Put a reference into one of the key's two buckets, moving another key to its second bucket if need be.
+    fn link(&mut self, place: &Place, reference: FlowRef) -> bool {
+        let free = |bucket: u32| self.buckets[bucket as usize].refs.iter().filter(|r| **r == 0).count();
+        let (first, second) = (free(place.first), free(place.second));
+        // The first bucket is the one that look-ups have prefetched: prefer it unless it is much fuller.
+        let best = if first + 2 < second || first == 0 { place.second } else { place.first };
+        self.put(best, place.tag, reference) || self.make_room(place, reference)
+    }
+
+    fn put(&mut self, bucket: u32, tag: u16, reference: FlowRef) -> bool {
+        let bucket = &mut self.buckets[bucket as usize];
+        let Some(lane) = bucket.refs.iter().position(|r| *r == 0) else { return false };
+        bucket.refs[lane] = reference.0;
+        bucket.tags[lane] = tag;
+        true
+    }
+
+    #[cold]
+    fn make_room(&mut self, place: &Place, reference: FlowRef) -> bool {
+        for bucket in [place.first, place.second] {
+            for lane in 0..LANES {
+                let moved = FlowRef(self.buckets[bucket as usize].refs[lane]);
+                let other = self.place(&self.key_of(moved));
+                let target = if other.first == bucket { other.second } else { other.first };
+                if target != bucket && self.put(target, other.tag, moved) {
+                    self.buckets[bucket as usize].refs[lane] = reference.0;
+                    self.buckets[bucket as usize].tags[lane] = place.tag;
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// The key under which a reference lies in the index.
+    fn key_of(&self, reference: FlowRef) -> FlowKey {
+        self.leaves_as(reference.other()).reverse()
+    }
+
+    fn unlink(&mut self, key: &FlowKey, reference: FlowRef) {
+        let place = self.place(key);
+        for bucket in [place.first, place.second] {
+            let bucket = &mut self.buckets[bucket as usize];
+            if let Some(lane) = bucket.refs.iter().position(|r| *r == reference.0) {
+                bucket.refs[lane] = 0;
+                bucket.tags[lane] = 0;
+                return;
+            }
+        }
+    }
+
+    /// Forget a flow.
+    pub fn remove(&mut self, flow: FlowRef) {
+        let index = flow.index();
+        for is_reply in [false, true] {
+            let reference = FlowRef::new(index, is_reply);
+            self.unlink(&self.key_of(reference), reference);
+        }
+        self.give_back(index);
+        self.live -= 1;
+    }
+
+    fn give_back(&mut self, index: u32) {
+        self.hot[index as usize] = Hot::default();
+        self.free.push(index);
+    }
+
+    /// Look at as many entries as time asks for; the expired ones are shown to `ended` and removed.
+    pub fn sweep(&mut self, now: Now, timeouts: &Timeouts, mut ended: impl FnMut(&Self, FlowRef)) -> u32 {
+        let elapsed = now.0.saturating_sub(self.swept.0).min(SWEEP_SECONDS * Now::SECOND);
+        let due = elapsed * u64::from(self.high) / (SWEEP_SECONDS * Now::SECOND);
+        if due == 0 {
+            return 0;
+        }
+        self.swept = now;
+        let mut removed = 0;
+        for _ in 0..usize::try_from(due).map_or(SWEEP_MOST, |due| due.min(SWEEP_MOST)) {
+            let index = self.cursor;
+            self.cursor = if index + 1 >= self.high { 1 } else { index + 1 };
+            let hot = &self.hot[index as usize];
+            if hot.is(LIVE) && now.seconds().saturating_sub(hot.seen) > timeouts.of(hot) {
+                let flow = FlowRef::new(index, false);
+                ended(self, flow);
+                self.remove(flow);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// All flows, in memory order, from this entry on; with each the entry to go on from.
+    pub fn iter_from(&self, start: u32) -> impl Iterator<Item = (u32, FlowRef)> + '_ {
+        (start.max(1)..self.high)
+            .filter(|index| self.hot[*index as usize].is(LIVE))
+            .map(|index| (index + 1, FlowRef::new(index, false)))
+    }
+}
+
+/// The low half of a hash, scaled to `count` choices.
+#[inline]
+fn scale(hash: u64, count: u64) -> u32 {
+    u32::try_from(((hash & 0xffff_ffff) * count) >> 32).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

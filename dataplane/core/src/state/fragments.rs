@@ -1,0 +1,148 @@
+//! Fragments follow their first one: a bounded table from (source, destination, id, protocol) to its ports.
+//!
+//! Only the first fragment says which flow a datagram belongs to. Later ones that come before it are dropped (their sender
+//! will send again; holding them would let anyone fill memory). Fragments that overlap what was seen poison the datagram:
+//! overlapping is how policies are fooled, honest senders never do it.
+
+use hashbrown::HashMap;
+
+use crate::flow_key::FlowKey;
+use crate::parse::Fragment;
+use crate::tables::lpm::Hashing;
+use crate::time::Now;
+use crate::verdict::DropReason;
+
+const LIFETIME: u64 = 30 * Now::SECOND;
+/// Pieces of one datagram whose places are remembered; 64 KiB in 1500-byte frames are 45.
+const MAX_PIECES: usize = 48;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Datagram {
+    src: u128,
+    dst: u128,
+    id: u32,
+    proto: u8,
+}
+
+#[derive(Clone, Debug)]
+struct Pieces {
+    sport: u16,
+    dport: u16,
+    born: Now,
+    poisoned: bool,
+    /// Start and end of what was seen, in units of 8 bytes.
+    seen: arrayvec::ArrayVec<(u16, u16), MAX_PIECES>,
+}
+
+/// Datagrams of which fragments are on their way.
+#[derive(Debug)]
+pub struct Fragments {
+    table: HashMap<Datagram, Pieces, Hashing>,
+    most: usize,
+}
+
+impl Fragments {
+    pub fn new(most: u32) -> Self {
+        let most = most as usize;
+        // The source address is an attacker's to choose, so the hash must be keyed; the seeds are per process image.
+        Self { table: HashMap::with_capacity_and_hasher(most, crate::tables::lpm::hashing()), most }
+    }
+
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Note a fragment. The first leaves its ports, later ones get them: the key that is given back.
+    pub fn follow(
+        &mut self,
+        key: &FlowKey,
+        fragment: Fragment,
+        payload: u16,
+        now: Now,
+    ) -> Result<FlowKey, DropReason> {
+        let datagram =
+            Datagram { src: key.src.into(), dst: key.dst.into(), id: fragment.id, proto: key.proto };
+        let place = (fragment.offset / 8, (fragment.offset + payload).div_ceil(8));
+        if let Some(pieces) = self.table.get(&datagram)
+            && now.0.saturating_sub(pieces.born.0) > LIFETIME
+        {
+            self.table.remove(&datagram);
+        }
+        if fragment.offset == 0 && !self.table.contains_key(&datagram) {
+            self.make_room(now)?;
+            let mut seen = arrayvec::ArrayVec::new();
+            seen.push(place);
+            let pieces = Pieces { sport: key.sport, dport: key.dport, born: now, poisoned: false, seen };
+            self.table.insert(datagram, pieces);
+            return Ok(*key);
+        }
+        let pieces = self.table.get_mut(&datagram).ok_or(DropReason::FirstFragmentMissing)?;
+        let overlaps = pieces.seen.iter().any(|(start, end)| place.0 < *end && *start < place.1);
+        if pieces.poisoned || overlaps || pieces.seen.try_push(place).is_err() {
+            pieces.poisoned = true;
+            return Err(DropReason::FragmentRefused);
+        }
+        Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key })
+    }
+
+    /// When full, the expired go; if there are none, the newcomer is refused.
+    fn make_room(&mut self, now: Now) -> Result<(), DropReason> {
+        if self.table.len() >= self.most {
+            self.expire(now);
+        }
+        if self.table.len() >= self.most { Err(DropReason::FragmentRefused) } else { Ok(()) }
+    }
+
+    pub fn expire(&mut self, now: Now) {
+        self.table.retain(|_, pieces| now.0.saturating_sub(pieces.born.0) <= LIFETIME);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(sport: u16) -> FlowKey {
+        let ip = "::ffff:10.0.0.1".parse().unwrap();
+        FlowKey { src: ip, dst: ip, sport, dport: 53, proto: 17, v4: true }
+    }
+
+    fn piece(id: u32, offset: u16, more: bool) -> Fragment {
+        Fragment { id, offset, more }
+    }
+
+    #[test]
+    fn later_fragments_get_the_ports_of_the_first() {
+        let mut fragments = Fragments::new(4);
+        let missing = fragments.follow(&key(0), piece(1, 1480, true), 1480, Now(0));
+        assert_eq!(missing, Err(DropReason::FirstFragmentMissing));
+        fragments.follow(&key(4000), piece(1, 0, true), 1480, Now(0)).unwrap();
+        let later = fragments.follow(&key(0), piece(1, 1480, false), 100, Now(1)).unwrap();
+        assert_eq!((later.sport, later.dport), (4000, 53));
+    }
+
+    #[test]
+    fn overlaps_poison_the_datagram() {
+        let mut fragments = Fragments::new(4);
+        fragments.follow(&key(4000), piece(1, 0, true), 1480, Now(0)).unwrap();
+        let overlap = fragments.follow(&key(0), piece(1, 1472, true), 16, Now(0));
+        assert_eq!(overlap, Err(DropReason::FragmentRefused));
+        let honest = fragments.follow(&key(0), piece(1, 1488, false), 16, Now(0));
+        assert_eq!(honest, Err(DropReason::FragmentRefused));
+    }
+
+    #[test]
+    fn a_full_table_refuses_until_time_makes_room() {
+        let mut fragments = Fragments::new(2);
+        for id in 0..2 {
+            fragments.follow(&key(4000), piece(id, 0, true), 8, Now(0)).unwrap();
+        }
+        let third = |f: &mut Fragments, at| f.follow(&key(4000), piece(9, 0, true), 8, at);
+        assert_eq!(third(&mut fragments, Now(0)), Err(DropReason::FragmentRefused));
+        assert!(third(&mut fragments, Now::from_secs(31)).is_ok());
+    }
+}

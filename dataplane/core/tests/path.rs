@@ -1,0 +1,395 @@
+//! The walk of packets through `forward`, one idea a test, and the law that the books balance whatever comes.
+
+mod lab;
+
+use lab::{Lab, POLICY_DENIED_PEER, icmp_about};
+use sluice_core::emit::Frame;
+use sluice_core::event::EventKind;
+use sluice_core::packet::PortId;
+use sluice_core::parse::{ACK, FIN, RST, SYN};
+use sluice_core::tables::record::{Change, IdentitySlot, PolicyClass, Route};
+use sluice_core::time::Now;
+use sluice_core::verdict::{DropReason, Fate};
+
+const OUT: Fate = Fate::Forward(PortId(1));
+const BACK: Fate = Fate::Forward(PortId(0));
+
+#[test]
+fn a_connection_to_a_service_goes_to_one_backend_and_back() {
+    for v4 in [true, false] {
+        let mut lab = Lab::new();
+        let key = lab.client_to_service(v4, 40000);
+        let (fate, sent) = lab.send(0, &lab.tcp(key, SYN));
+        assert_eq!(fate, OUT);
+        let to = lab.key_of(&sent);
+        assert!(lab.is_backend(&to), "{to:?}");
+        assert_eq!((to.src, to.sport), (key.src, key.sport), "the client is kept");
+        let (fate, answer) = lab.send(1, &lab.tcp(to.reverse(), SYN | ACK));
+        assert_eq!(fate, BACK);
+        assert_eq!(lab.key_of(&answer), key.reverse());
+        for frame in [&sent, &answer] {
+            lab.assert_sound(frame);
+        }
+        let (_, again) = lab.send(0, &lab.tcp(key, ACK));
+        assert_eq!(lab.key_of(&again), to, "the flow keeps its backend");
+    }
+}
+
+#[test]
+fn a_flow_that_policy_does_not_allow_is_dropped_with_its_reason() {
+    let mut lab = Lab::new();
+    let key = lab.stranger_to_backend(true, 8080);
+    let (fate, _) = lab.send(0, &lab.tcp(key, SYN));
+    assert_eq!(fate, Fate::Drop(DropReason::PolicyDenied));
+    let denied = lab.events.last().unwrap();
+    assert_eq!(denied.kind, EventKind::Drop(DropReason::PolicyDenied));
+    assert!(!denied.denied_egress);
+    assert_eq!(denied.source, POLICY_DENIED_PEER);
+}
+
+#[test]
+fn removing_an_allowance_cuts_the_flow_and_spares_others() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service(true, 40000);
+    lab.send(0, &lab.tcp(key, SYN));
+    let other = lab.plain(true, 50000);
+    lab.send(0, &lab.udp(other));
+    let closed = PolicyClass { default_deny: true, ..PolicyClass::default() };
+    lab.change(&[Change::Class(lab.backend_class(), Some(closed))]);
+    let (fate, _) = lab.send(0, &lab.tcp(key, ACK));
+    assert_eq!(fate, Fate::Drop(DropReason::PolicyDenied));
+    assert_eq!(lab.send(0, &lab.udp(other)).0, OUT);
+    // And it stays cut: what follows belongs to no connection.
+    assert_eq!(lab.send(0, &lab.tcp(key, ACK)).0, Fate::Drop(DropReason::UnknownConnection));
+}
+
+#[test]
+fn a_flow_whose_backend_is_gone_is_cut() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service(true, 40000);
+    let (_, sent) = lab.send(0, &lab.tcp(key, SYN));
+    lab.remove_backend(&lab.key_of(&sent));
+    assert_eq!(lab.send(0, &lab.tcp(key, ACK)).0, Fate::Drop(DropReason::NoBackend));
+    let (fate, sent) = lab.send(0, &lab.tcp(key, SYN));
+    assert_eq!(fate, OUT, "a new connection finds another");
+    assert!(lab.is_backend(&lab.key_of(&sent)));
+}
+
+#[test]
+fn strangers_in_the_middle_of_a_connection_are_unknown() {
+    let mut lab = Lab::new();
+    let key = lab.plain(true, 40000);
+    assert_eq!(lab.send(0, &lab.tcp(key, ACK)).0, Fate::Drop(DropReason::UnknownConnection));
+}
+
+#[test]
+fn a_new_connection_may_reuse_the_ports_of_a_finished_one() {
+    let mut lab = Lab::new();
+    let key = lab.plain(true, 40000);
+    lab.send(0, &lab.tcp(key, SYN));
+    lab.send(1, &lab.tcp(key.reverse(), SYN | ACK));
+    lab.send(0, &lab.tcp(key, FIN | ACK));
+    lab.send(1, &lab.tcp(key.reverse(), FIN | ACK));
+    let before = lab.state.counters.flows_created;
+    assert_eq!(lab.send(0, &lab.tcp(key, SYN)).0, OUT);
+    assert_eq!(lab.state.counters.flows_created, before + 1);
+}
+
+#[test]
+fn time_exceeded_comes_from_the_gateway_and_quotes_the_packet() {
+    for v4 in [true, false] {
+        let mut lab = Lab::new();
+        let key = lab.plain(v4, 40000);
+        let mut frame = lab.udp_frame(key);
+        frame.ttl = 1;
+        let (fate, answer) = lab.send(0, &frame.build());
+        assert_eq!(fate, Fate::Answer(PortId(0)));
+        lab.assert_sound(&answer);
+        let told = lab.key_of(&answer);
+        assert_eq!((told.src, told.dst), (lab.gateway(v4), key.src));
+        assert_eq!(lab.state.counters.dropped_for(DropReason::TtlExceeded), 1);
+    }
+}
+
+#[test]
+fn packets_beyond_the_mtu_are_answered_with_the_mtu() {
+    for v4 in [true, false] {
+        let mut lab = Lab::new();
+        let mut frame = lab.udp_frame(lab.plain(v4, 40000));
+        frame.payload = vec![7; 1600];
+        let (fate, answer) = lab.send(0, &frame.build());
+        assert_eq!(fate, Fate::Answer(PortId(0)));
+        lab.assert_sound(&answer);
+        let at = if v4 { 14 + 20 + 6 } else { 14 + 40 + 6 };
+        assert_eq!(u16::from_be_bytes([answer[at], answer[at + 1]]), 1500);
+    }
+}
+
+#[test]
+fn an_error_from_behind_the_service_reaches_the_client_in_its_own_terms() {
+    for v4 in [true, false] {
+        let mut lab = Lab::new();
+        let key = lab.client_to_service(v4, 40000);
+        let (_, sent) = lab.send(0, &lab.tcp(key, SYN));
+        let error = icmp_about(&sent, lab.router_behind(v4));
+        let (fate, error) = lab.send(1, &error);
+        assert_eq!(fate, BACK);
+        lab.assert_sound(&error);
+        assert_eq!(lab.key_of(&error).dst, key.src);
+        let inner = lab.quoted_key(&error);
+        assert_eq!(inner, key, "the client sees the packet that it sent");
+    }
+}
+
+#[test]
+fn an_error_about_nothing_is_not_forwarded() {
+    let mut lab = Lab::new();
+    let ghost = lab.tcp(lab.plain(true, 41000), SYN);
+    let (fate, _) = lab.send(1, &icmp_about(&ghost, lab.router_behind(true)));
+    assert_eq!(fate, Fate::Drop(DropReason::UnknownConnection));
+}
+
+#[test]
+fn later_fragments_follow_the_first_through_translation() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service_udp(40000);
+    let (first, second) = lab.fragments(key);
+    assert_eq!(lab.send(0, &second).0, Fate::Drop(DropReason::FirstFragmentMissing));
+    let (fate, sent) = lab.send(0, &first);
+    assert_eq!(fate, OUT);
+    let (fate, later) = lab.send(0, &second);
+    assert_eq!(fate, OUT);
+    assert_eq!(sent[30..34], later[30..34], "both go to the same backend");
+}
+
+#[test]
+fn spoofed_and_martian_sources_are_refused() {
+    let mut lab = Lab::new();
+    let mut key = lab.plain(true, 40000);
+    key.src = "::ffff:127.0.0.1".parse().unwrap();
+    assert_eq!(lab.send(0, &lab.udp(key)).0, Fate::Drop(DropReason::InvalidSourceIp));
+    key.src = lab.gateway(true);
+    assert_eq!(lab.send(0, &lab.udp(key)).0, Fate::Drop(DropReason::InvalidSourceIp));
+    // A guarded address that comes in by the wrong side.
+    let inside = lab.plain(true, 40000).reverse();
+    assert_eq!(lab.send(0, &lab.udp(inside)).0, Fate::Drop(DropReason::InvalidSourceIp));
+}
+
+#[test]
+fn an_unknown_neighbour_is_asked_for_and_the_packet_held() {
+    let mut lab = Lab::new();
+    let mut key = lab.plain(true, 40000);
+    key.dst = "::ffff:10.244.0.99".parse().unwrap();
+    let ip = "10.244.0.99".parse().unwrap();
+    assert_eq!(lab.send(0, &lab.udp(key)).0, Fate::Hold { port: PortId(1), ip });
+}
+
+#[test]
+fn no_route_is_answered_and_blackholes_are_silent() {
+    let mut lab = Lab::new();
+    let mut key = lab.plain(true, 40000);
+    key.dst = "::ffff:198.18.0.1".parse().unwrap();
+    assert_eq!(lab.send(0, &lab.udp(key)).0, Fate::Answer(PortId(0)));
+    lab.change(&[Change::Route(lab::prefix("198.18.0.0/15"), Some(Route::Blackhole))]);
+    assert_eq!(lab.send(0, &lab.udp(key)).0, Fate::Drop(DropReason::NoRoute));
+}
+
+#[test]
+fn the_gateways_own_addresses_are_the_kernels() {
+    let mut lab = Lab::new();
+    let mut key = lab.plain(true, 40000);
+    key.dst = lab.gateway(true);
+    assert_eq!(lab.send(0, &lab.udp(key)).0, Fate::Pass);
+}
+
+#[test]
+fn unknown_ports_of_a_service_address_do_not_leak_and_pings_are_answered() {
+    for v4 in [true, false] {
+        let mut lab = Lab::new();
+        let mut key = lab.client_to_service(v4, 40000);
+        key.dport = 4444;
+        assert_eq!(lab.send(0, &lab.tcp(key, SYN)).0, Fate::Drop(DropReason::NoBackend));
+        let (fate, pong) = lab.send(0, &lab.ping(key).build());
+        assert_eq!(fate, Fate::Answer(PortId(0)));
+        lab.assert_sound(&pong);
+    }
+}
+
+#[test]
+fn a_service_without_backends_refuses_with_a_reset() {
+    let mut lab = Lab::new();
+    lab.remove_all_backends();
+    let key = lab.client_to_service(true, 40000);
+    let (fate, reset) = lab.send(0, &lab.tcp(key, SYN));
+    assert_eq!(fate, Fate::Answer(PortId(0)));
+    lab.assert_sound(&reset);
+    assert_eq!(lab.key_of(&reset), key.reverse());
+    assert_eq!(reset[14 + 20 + 13], RST | ACK);
+}
+
+#[test]
+fn masqueraded_sources_leave_with_our_address_and_replies_find_back() {
+    let mut lab = Lab::new();
+    lab.masquerade();
+    let key = lab.inside_to_world(true, 40000);
+    let (fate, sent) = lab.send(1, &lab.udp(key));
+    assert_eq!(fate, BACK);
+    let to = lab.key_of(&sent);
+    assert_eq!(to.source().to_string(), "192.0.2.2");
+    lab.assert_sound(&sent);
+    let (fate, reply) = lab.send(0, &lab.udp(to.reverse()));
+    assert_eq!((fate, lab.key_of(&reply)), (OUT, key.reverse()));
+    lab.assert_sound(&reply);
+}
+
+#[test]
+fn masqueraded_pings_keep_apart_by_identifier() {
+    let mut lab = Lab::new();
+    lab.masquerade();
+    let mut seen = std::collections::HashSet::new();
+    for host in 20..70 {
+        let mut key = lab.inside_to_world(true, 7);
+        let mut octets = key.src.octets();
+        octets[15] = host;
+        key.src = octets.into();
+        (key.proto, key.dport) = (1, 0);
+        let (fate, sent) = lab.send(1, &Frame::new(key).build());
+        assert_eq!(fate, BACK);
+        lab.assert_sound(&sent);
+        assert!(seen.insert(lab.key_of(&sent).sport), "two hosts share an identifier");
+    }
+}
+
+#[test]
+fn tags_lead_to_the_port_of_their_vlan_and_leave_with_its_own() {
+    let mut lab = Lab::new();
+    lab.add_vlan(100);
+    let mut frame = lab.udp_frame(lab.plain(true, 40000));
+    frame.vlan = Some(100);
+    let (fate, sent) = lab.send(0, &frame.build());
+    assert_eq!(fate, OUT);
+    assert_eq!(sent[12..14], [0x08, 0x00], "the way out is untagged");
+    frame.vlan = Some(101);
+    assert_eq!(lab.send(0, &frame.build()).0, Fate::Drop(DropReason::VlanFiltered));
+}
+
+#[test]
+fn a_full_table_gives_up_half_open_flows_and_keeps_established_ones() {
+    let mut lab = Lab::with_flows(64);
+    let kept = lab.plain(true, 1000);
+    lab.send(0, &lab.tcp(kept, SYN));
+    lab.send(1, &lab.tcp(kept.reverse(), SYN | ACK));
+    lab.send(0, &lab.tcp(kept, ACK));
+    for port in 2000..3000 {
+        assert_eq!(lab.send(0, &lab.tcp(lab.plain(true, port), SYN)).0, OUT, "port {port}");
+    }
+    assert_eq!(lab.send(0, &lab.tcp(kept, ACK)).0, OUT);
+    assert!(lab.state.counters.flows_evicted >= 900);
+    for port in 0..64 {
+        let key = lab.plain(true, 4000 + port);
+        lab.send(0, &lab.tcp(key, SYN));
+        lab.send(1, &lab.tcp(key.reverse(), SYN | ACK));
+        lab.send(0, &lab.tcp(key, ACK));
+    }
+    assert_eq!(lab.send(0, &lab.tcp(lab.plain(true, 9), SYN)).0, Fate::Drop(DropReason::FlowTableFull));
+}
+
+#[test]
+fn audit_forwards_and_says_so() {
+    let mut lab = Lab::new();
+    let audit = PolicyClass { default_deny: true, audit: true, ranges: Vec::new() };
+    lab.change(&[Change::Class(lab.backend_class(), Some(audit))]);
+    let key = lab.stranger_to_backend(true, 8080);
+    assert_eq!(lab.send(0, &lab.tcp(key, SYN)).0, OUT);
+    assert!(lab.events.iter().any(|event| event.kind == EventKind::New && event.audit));
+}
+
+#[test]
+fn before_the_first_generation_nothing_passes() {
+    let mut lab = Lab::new();
+    lab.tables.generation = 0;
+    assert_eq!(lab.send(0, &lab.udp(lab.plain(true, 1))).0, Fate::Drop(DropReason::NotReady));
+}
+
+#[test]
+fn idle_flows_end_with_their_totals() {
+    let mut lab = Lab::new();
+    let key = lab.plain(true, 40000);
+    lab.send(0, &lab.udp(key));
+    lab.send(1, &lab.udp(key.reverse()));
+    for second in 0..200 {
+        lab.tick(Now::from_secs(second));
+    }
+    let end = lab.events.iter().find(|event| event.kind == EventKind::End).expect("an end");
+    assert_eq!(end.packets, [1, 1]);
+    assert_eq!(lab.state.flows.occupancy().0, 0);
+}
+
+#[test]
+fn a_snapshot_carries_connections_into_another_process() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service(true, 40000);
+    let (_, sent) = lab.send(0, &lab.tcp(key, SYN));
+    let to = lab.key_of(&sent);
+    lab.send(1, &lab.tcp(to.reverse(), SYN | ACK));
+    lab.send(0, &lab.tcp(key, ACK));
+    let records: Vec<_> =
+        lab.state.flows.iter_from(0).map(|(_, flow)| lab.state.export(flow, Now(0))).collect();
+    let mut other = Lab::new();
+    for record in &records {
+        other.state.import(record, Now(0)).unwrap();
+    }
+    let (fate, again) = other.send(0, &other.tcp(key, ACK));
+    assert_eq!((fate, other.key_of(&again)), (OUT, to));
+    let (fate, answer) = other.send(1, &other.tcp(to.reverse(), ACK));
+    assert_eq!((fate, other.key_of(&answer)), (BACK, key.reverse()));
+}
+
+#[test]
+fn one_backend_behind_two_services_serves_one_client_port_through_both() {
+    let mut lab = Lab::new();
+    lab.second_service();
+    let first = lab.client_to_service(true, 40000);
+    let mut second = first;
+    second.dport = 81;
+    let mut seen = std::collections::HashSet::new();
+    for key in [first, second] {
+        let (fate, sent) = lab.send(0, &lab.tcp(key, SYN));
+        assert_eq!(fate, OUT);
+        let to = lab.key_of(&sent);
+        assert!(seen.insert(to), "both flows look alike to the backend");
+        let (fate, answer) = lab.send(1, &lab.tcp(to.reverse(), SYN | ACK));
+        assert_eq!((fate, lab.key_of(&answer)), (BACK, key.reverse()));
+    }
+}
+
+#[test]
+fn identities_that_nobody_knows_are_judged_as_such() {
+    let mut lab = Lab::new();
+    lab.change(&[Change::Address(lab::prefix("0.0.0.0/0"), None)]);
+    let mut key = lab.stranger_to_backend(true, 8080);
+    key.src = "::ffff:198.51.100.77".parse().unwrap();
+    assert_eq!(lab.send(0, &lab.tcp(key, SYN)).0, Fate::Drop(DropReason::PolicyDenied));
+    assert_eq!(lab.events.last().unwrap().source, 0);
+    lab.change(&[Change::Address(lab::prefix("0.0.0.0/0"), Some(IdentitySlot(1)))]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(256))]
+    /// Whatever comes, in whatever state the tables are: no panic, and every packet is in exactly one count.
+    #[test]
+    fn the_books_balance(packets in proptest::collection::vec(lab::any_packet(), 1..80), change in 0_u8..4) {
+        let mut lab = Lab::with_flows(32);
+        for (n, (port, frame)) in packets.iter().enumerate() {
+            lab.send(*port, frame);
+            if n == packets.len() / 2 {
+                lab.disturb(change);
+            }
+            lab.tick(Now(n as u64 * Now::SECOND / 2));
+        }
+        proptest::prop_assert_eq!(lab.state.counters.received, packets.len() as u64);
+        proptest::prop_assert_eq!(lab.state.counters.received, lab.state.counters.ends());
+        let live = u64::from(lab.state.flows.occupancy().0);
+        proptest::prop_assert_eq!(lab.state.counters.flows_created - lab.state.counters.flows_ended, live);
+    }
+}
