@@ -1,1 +1,11 @@
-//! Placeholder until its parts land.
+//! Workers: a loop that receives bursts, shows them to `forward`, and sends what may leave.
+//!
+//! A worker promises bounded work a turn, and on the way of a packet no allocation, no lock and no system call but the
+//! kicks of its I/O. It sees one generation of tables a burst (`epoch`), tells what happened by rings that never make it
+//! wait (`ring`), keeps packets whose neighbour is unknown (`hold`), and hands packets of other workers' flows over.
+
+pub mod epoch;
+pub mod hold;
+pub mod io;
+pub mod ring;
+pub mod worker;

@@ -1,1 +1,268 @@
-//! Placeholder until its parts land.
+//! Puts the XDP program on an interface, and its maps into hands that need no BPF.
+//!
+//! Link and maps are pinned: when the process dies the program stays, finds no sockets any more, and what is guarded is
+//! dropped. The next process finds the pins, replaces the program on the live link in one step, and goes on with the same
+//! rules, so there is no moment without them.
+
+pub mod attach;
+pub mod rules;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, XskMap, lpm_trie::Key};
+use aya::programs::Xdp;
+use aya::programs::xdp::XdpLinkId;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use sluice_steer_abi::layout;
+
+pub use attach::Mode;
+pub use rules::Rule;
+
+static OBJECT: &[u8] = include_bytes_aligned!("steer.o");
+
+/// What to do with packets that are ours when no worker takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    #[default]
+    Drop,
+    Pass,
+}
+
+/// Why steering could not be set up.
+#[derive(Debug)]
+pub enum Error {
+    /// Somebody else's XDP program is on the interface.
+    Occupied { interface: String, program: String },
+    /// The interface is not there.
+    NoInterface(String),
+    /// The kernel said no, in this step.
+    Kernel { step: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Occupied { interface, program } => write!(
+                f,
+                "another XDP program ({program}) is on {interface}; remove it (`ip link set dev {interface} xdp off`, or stop \
+                 what put it there) and start again"
+            ),
+            Self::NoInterface(name) => write!(f, "there is no interface {name}"),
+            Self::Kernel { step, source } => write!(f, "cannot {step}: {}", chain(source.as_ref())),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+pub(crate) fn kernel<E>(step: &'static str) -> impl Fn(E) -> Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| Error::Kernel { step, source: Box::new(source) }
+}
+
+/// Packets by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    pub steered: u64,
+    pub passed: u64,
+    pub failed_closed: u64,
+    pub failed_open: u64,
+}
+
+/// The program on one interface.
+#[derive(Debug)]
+pub struct Steer {
+    ebpf: Ebpf,
+    interface: String,
+    folder: PathBuf,
+    mode: Mode,
+    /// Why not native, if it is not.
+    reason: Option<String>,
+    link: Option<XdpLinkId>,
+    rules: BTreeMap<Rule, u32>,
+}
+
+impl Steer {
+    /// Load the program for an interface, on top of what an earlier process left pinned. It is not attached yet.
+    pub fn open(interface: &str, pins: &Path, on_failure: OnFailure) -> Result<Self, Error> {
+        let folder = pins.join(interface);
+        fs::create_dir_all(&folder)
+            .map_err(kernel("make a folder for pins (is a BPF file system mounted there?)"))?;
+        let ebpf = match load(&folder) {
+            Ok(ebpf) => ebpf,
+            // Maps of another version do not fit: begin anew. The old program stays until ours takes the link over.
+            Err(_) => {
+                remove_maps(&folder);
+                load(&folder).map_err(kernel("load the XDP program"))?
+            }
+        };
+        let mut steer = Self {
+            ebpf,
+            interface: interface.to_owned(),
+            folder,
+            mode: Mode::Detached,
+            reason: None,
+            link: None,
+            rules: BTreeMap::new(),
+        };
+        steer.rules = steer.read_rules()?;
+        let word = match on_failure {
+            OnFailure::Drop => layout::ON_FAILURE_DROP,
+            OnFailure::Pass => layout::ON_FAILURE_PASS,
+        };
+        steer.set_word(layout::ON_FAILURE, 0, word)?;
+        Ok(steer)
+    }
+
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// How it is attached, and why not better.
+    pub fn mode(&self) -> (Mode, Option<&str>) {
+        (self.mode, self.reason.as_deref())
+    }
+
+    /// Packets from this receive queue go to this AF_XDP socket.
+    pub fn register(&mut self, queue: u32, socket: RawFd) -> Result<(), Error> {
+        let map = self.ebpf.map_mut(layout::SOCKETS).ok_or_else(missing)?;
+        let mut sockets = XskMap::try_from(map).map_err(kernel("open the map of sockets"))?;
+        sockets.set(queue, socket, 0).map_err(kernel("put a socket into the XDP program's map"))
+    }
+
+    pub fn unregister(&mut self, queue: u32) -> Result<(), Error> {
+        let map = self.ebpf.map_mut(layout::SOCKETS).ok_or_else(missing)?;
+        let mut sockets = XskMap::try_from(map).map_err(kernel("open the map of sockets"))?;
+        // It may be gone already: the kernel takes closed sockets out by itself.
+        drop(sockets.unset(queue));
+        Ok(())
+    }
+
+    /// These are the port ranges (first, last) that are ours on the node's own addresses.
+    pub fn set_ports(&mut self, ranges: &[(u16, u16)]) -> Result<(), Error> {
+        for index in 0..layout::MAX_PORT_RANGES {
+            let range = ranges
+                .get(index as usize)
+                .map_or(0, |(first, last)| u32::from(*first) << 16 | u32::from(*last));
+            self.set_word(layout::PORTS, index, range)?;
+        }
+        Ok(())
+    }
+
+    /// These rules and no others. New ones are put in before old ones are taken out, so that what is ours in both the
+    /// old and the new set is ours at every moment.
+    pub fn set_rules(&mut self, wanted: &BTreeMap<Rule, u32>) -> Result<(), Error> {
+        let map = self.ebpf.map_mut(layout::RULES).ok_or_else(missing)?;
+        let mut trie: LpmTrie<&mut MapData, [u32; 4], u32> =
+            LpmTrie::try_from(map).map_err(kernel("open the map of rules"))?;
+        for (rule, flags) in wanted {
+            if self.rules.get(rule) != Some(flags) {
+                let key = Key::new(rule.prefix_len, rule.address);
+                trie.insert(&key, *flags, 0).map_err(kernel("add a steering rule"))?;
+            }
+        }
+        for rule in self.rules.keys().filter(|rule| !wanted.contains_key(rule)) {
+            let key = Key::new(rule.prefix_len, rule.address);
+            trie.remove(&key).map_err(kernel("remove a steering rule"))?;
+        }
+        self.rules.clone_from(wanted);
+        Ok(())
+    }
+
+    fn read_rules(&self) -> Result<BTreeMap<Rule, u32>, Error> {
+        let map = self.ebpf.map(layout::RULES).ok_or_else(missing)?;
+        let trie: LpmTrie<&MapData, [u32; 4], u32> =
+            LpmTrie::try_from(map).map_err(kernel("open the map of rules"))?;
+        let mut rules = BTreeMap::new();
+        for entry in trie.iter() {
+            let (key, flags) = entry.map_err(kernel("read the map of rules"))?;
+            rules.insert(Rule { prefix_len: key.prefix_len(), address: key.data() }, flags);
+        }
+        Ok(rules)
+    }
+
+    pub fn outcomes(&self) -> Result<Outcomes, Error> {
+        let map = self.ebpf.map(layout::OUTCOMES).ok_or_else(missing)?;
+        let counters: PerCpuArray<&MapData, u64> =
+            PerCpuArray::try_from(map).map_err(kernel("open the map of outcomes"))?;
+        let read = |outcome: layout::Outcome| {
+            let values = counters.get(&(outcome as u32), 0).map_err(kernel("read the map of outcomes"))?;
+            Ok(values.iter().sum())
+        };
+        Ok(Outcomes {
+            steered: read(layout::Outcome::Steered)?,
+            passed: read(layout::Outcome::Passed)?,
+            failed_closed: read(layout::Outcome::FailedClosed)?,
+            failed_open: read(layout::Outcome::FailedOpen)?,
+        })
+    }
+
+    fn set_word(&mut self, name: &str, index: u32, value: u32) -> Result<(), Error> {
+        let map = self.ebpf.map_mut(name).ok_or_else(missing)?;
+        let mut words: Array<&mut MapData, u32> =
+            Array::try_from(map).map_err(kernel("open a map of settings"))?;
+        words.set(index, value, 0).map_err(kernel("write a setting of the XDP program"))
+    }
+
+    fn program(&mut self) -> Result<&mut Xdp, Error> {
+        let program = self.ebpf.program_mut(layout::PROGRAM).ok_or_else(missing)?;
+        program.try_into().map_err(kernel("use the program as XDP"))
+    }
+
+    /// Take the program off the interface and leave nothing behind.
+    pub fn detach(mut self) -> Result<(), Error> {
+        self.release_link()?;
+        remove_maps(&self.folder);
+        // The folder above may be shared with other interfaces; it goes with the last.
+        drop(fs::remove_dir(&self.folder));
+        if let Some(parent) = self.folder.parent() {
+            drop(fs::remove_dir(parent));
+        }
+        Ok(())
+    }
+}
+
+/// An object without one of its parts was not built from our source.
+fn missing() -> Error {
+    let source = io::Error::new(io::ErrorKind::NotFound, "the object lacks a map or program of its layout");
+    Error::Kernel { step: "use the built-in XDP object", source: Box::new(source) }
+}
+
+const MAPS: [&str; 5] = [layout::RULES, layout::PORTS, layout::SOCKETS, layout::OUTCOMES, layout::ON_FAILURE];
+
+fn load(folder: &Path) -> Result<Ebpf, aya::EbpfError> {
+    let mut loader = EbpfLoader::new();
+    for map in MAPS {
+        loader.map_pin_path(map, folder.join(map));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    if let Some(program) = ebpf.program_mut(layout::PROGRAM) {
+        let program: &mut Xdp = program.try_into()?;
+        program.load()?;
+    }
+    Ok(ebpf)
+}
+
+fn remove_maps(folder: &Path) {
+    for map in MAPS {
+        drop(fs::remove_file(folder.join(map)));
+    }
+}

@@ -1,5 +1,10 @@
 //! A gateway in memory: clients outside on port 0, guarded backends inside on port 1, a service in front of them.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "test data of our own, all small and valid"
+)]
 
 use std::net::{IpAddr, Ipv6Addr};
 

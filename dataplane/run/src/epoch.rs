@@ -1,0 +1,212 @@
+//! Generations change hands here: the publisher changes a copy that no worker sees, swaps it in, and later makes the same
+//! changes to the other copy. A worker looks for a new one at the burst boundary, for the price of one atomic load.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sluice_core::tables::record::Change;
+use sluice_core::tables::{ApplyError, Tables};
+
+/// A worker that sleeps holds no generation and need not be waited for.
+const PARKED: u64 = u64::MAX;
+/// How long the publisher waits for workers to let go of the older copy before it makes a new one.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+struct Shared {
+    version: AtomicU64,
+    current: Mutex<Arc<Tables>>,
+}
+
+/// A worker's view.
+#[derive(Debug)]
+pub struct Subscriber {
+    shared: Arc<Shared>,
+    seen: Arc<AtomicU64>,
+    version: u64,
+    tables: Option<Arc<Tables>>,
+}
+
+impl Subscriber {
+    /// The current generation, and whether it is another than last time.
+    #[inline]
+    pub fn refresh(&mut self) -> (&Tables, bool) {
+        let latest = self.shared.version.load(Ordering::Acquire);
+        let changed = self.tables.is_none() || latest != self.version;
+        if changed {
+            self.take();
+        }
+        // `take` has just filled it if it was empty.
+        (self.tables.get_or_insert_with(Arc::default), changed)
+    }
+
+    #[cold]
+    fn take(&mut self) {
+        let current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tables = Some(Arc::clone(&current));
+        self.version = self.shared.version.load(Ordering::Acquire);
+        // Told while the lock is held, so that the publisher never takes an old value for agreement.
+        self.seen.store(self.version, Ordering::Release);
+    }
+
+    /// Let go of the generation before sleeping.
+    pub fn park(&mut self) {
+        self.tables = None;
+        self.seen.store(PARKED, Ordering::Release);
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.park();
+    }
+}
+
+/// Makes generations.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    seen: Vec<Arc<AtomicU64>>,
+    standby: Arc<Tables>,
+    /// What the standby copy lacks.
+    backlog: Vec<Change>,
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self {
+            shared: Arc::new(Shared { version: AtomicU64::new(0), current: Mutex::default() }),
+            seen: Vec::new(),
+            standby: Arc::default(),
+            backlog: Vec::new(),
+        }
+    }
+}
+
+impl Publisher {
+    pub fn subscribe(&mut self) -> Subscriber {
+        let seen = Arc::new(AtomicU64::new(PARKED));
+        self.seen.push(Arc::clone(&seen));
+        Subscriber { shared: Arc::clone(&self.shared), seen, version: 0, tables: None }
+    }
+
+    /// Publish the current generation with these changes, or change nothing and say why. Returns its version.
+    pub fn publish(&mut self, changes: Vec<Change>) -> Result<u64, ApplyError> {
+        let current = self.current();
+        let backlog = std::mem::take(&mut self.backlog);
+        let standby = self.standby();
+        // Cannot fail: these very changes were made to the other copy.
+        standby.apply(&backlog, Some(&current))?;
+        standby.apply(&changes, None)?;
+        drop(current);
+        let version = self.shared.version.load(Ordering::Acquire) + 1;
+        let mut shown = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut *shown, &mut self.standby);
+        self.shared.version.store(version, Ordering::Release);
+        drop(shown);
+        self.backlog = changes;
+        Ok(version)
+    }
+
+    pub fn current(&self) -> Arc<Tables> {
+        Arc::clone(&self.shared.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The copy that no worker sees, once the last one has let go of it.
+    #[expect(clippy::disallowed_methods, reason = "waits for other threads in real time")]
+    fn standby(&mut self) -> &mut Tables {
+        let asked = Instant::now();
+        while Arc::strong_count(&self.standby) > 1 && asked.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        // A worker that is stuck costs a copy, not a wait.
+        Arc::make_mut(&mut self.standby)
+    }
+
+    /// Do all workers see this version, or a later one?
+    pub fn seen_by_all(&self, version: u64) -> bool {
+        self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= version)
+    }
+
+    /// Wait until all workers see this version. False: not within the time.
+    #[expect(clippy::disallowed_methods, reason = "waits for other threads in real time")]
+    pub fn wait_seen(&self, version: u64, most: Duration) -> bool {
+        let asked = Instant::now();
+        while !self.seen_by_all(version) {
+            if asked.elapsed() > most {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::packet::PortId;
+    use sluice_core::tables::record::{Port, Prefix, Route};
+
+    fn change(n: u16) -> Vec<Change> {
+        vec![
+            Change::Port(PortId(n % 8), Some(Port { mtu: n, ..Port::default() })),
+            Change::Port(PortId(8), Some(Port { mtu: n, ..Port::default() })),
+        ]
+    }
+
+    #[test]
+    fn every_view_is_whole_and_the_copies_stay_equal() {
+        let mut publisher = Publisher::default();
+        let mut readers: Vec<_> = (0..2)
+            .map(|_| {
+                let mut view = publisher.subscribe();
+                std::thread::spawn(move || {
+                    let mut last = 0;
+                    while last < 500 {
+                        let (tables, _) = view.refresh();
+                        let mtu = |port| tables.routing.port(PortId(port)).map_or(0, |port| port.mtu);
+                        let latest = mtu(8);
+                        assert!(latest >= last, "went back from {last} to {latest}");
+                        if latest > 0 {
+                            assert_eq!(mtu(latest % 8), latest, "saw half a change");
+                        }
+                        last = latest;
+                    }
+                })
+            })
+            .collect();
+        for n in 1..=500 {
+            publisher.publish(change(n)).unwrap();
+        }
+        readers.drain(..).for_each(|reader| reader.join().unwrap());
+    }
+
+    #[test]
+    fn a_refused_list_changes_nothing() {
+        let mut publisher = Publisher::default();
+        let mut view = publisher.subscribe();
+        publisher.publish(change(1)).unwrap();
+        let bad = Prefix { addr: "10.0.0.0".parse().unwrap(), len: 99 };
+        let mut list = change(2);
+        list.push(Change::Route(bad, Some(Route::Blackhole)));
+        assert!(publisher.publish(list).is_err());
+        assert_eq!(view.refresh().0.routing.port(PortId(8)).unwrap().mtu, 1);
+        let version = publisher.publish(change(3)).unwrap();
+        assert!(!publisher.seen_by_all(version));
+        assert_eq!(view.refresh().0.routing.port(PortId(1)).unwrap().mtu, 1, "earlier changes are kept");
+        assert!(publisher.wait_seen(version, Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn sleepers_are_not_waited_for() {
+        let mut publisher = Publisher::default();
+        let mut view = publisher.subscribe();
+        view.refresh();
+        view.park();
+        let version = publisher.publish(change(1)).unwrap();
+        assert!(publisher.seen_by_all(version));
+        assert_eq!(view.refresh().0.routing.port(PortId(8)).unwrap().mtu, 1);
+    }
+}

@@ -1,0 +1,298 @@
+//! The loop: receive → see tables → forward → send. Everything slow comes in by commands, between turns.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rtrb::Producer;
+use sluice_core::packet::{BURST, PortId};
+use sluice_core::path::{Fates, forward, tick};
+use sluice_core::state::State;
+use sluice_core::state::counters::Counters;
+use sluice_core::tables::Tables;
+use sluice_core::time::Now;
+use sluice_core::verdict::Fate;
+
+use crate::epoch::Subscriber;
+use crate::hold::{Hold, Wanted};
+use crate::io::{Burst, PacketIo};
+use crate::ring::{EventSender, Exchange, Handed};
+
+/// What a worker does when nothing comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// Ask again at once: the least latency, a core each.
+    Poll,
+    /// Ask again for a while, then sleep.
+    #[default]
+    Adaptive,
+    /// Sleep at once.
+    Sleep,
+}
+
+/// Empty turns before an adaptive worker sleeps: some tens of microseconds.
+const EMPTY_TURNS: u32 = 256;
+/// A sleeping worker still looks at commands and time this often.
+const NAP: Duration = Duration::from_millis(5);
+/// Counters are shown to others this often.
+const SHOW_EVERY: u64 = Now::SECOND / 20;
+
+/// What others may read of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    pub counters: Counters,
+    pub flows: (u32, u32),
+    pub fragments: usize,
+    pub held: usize,
+    pub hold_overflow: u64,
+    pub hold_expired: u64,
+    pub handover_overflow: u64,
+    pub turns: u64,
+    pub naps: u64,
+}
+
+/// Something slow to be done with a worker's own, between two turns.
+pub type Command = Box<dyn FnOnce(&mut State, &Tables, Now) + Send>;
+
+/// Others' handle on a worker.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: SyncSender<Command>,
+    pending: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    shown: Arc<Mutex<Shown>>,
+    beat: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// Have something done. False: the worker has too much to do already.
+    pub fn command(&self, command: Command) -> bool {
+        let sent = !matches!(
+            self.commands.try_send(command),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+        );
+        self.pending.store(true, Ordering::Release);
+        sent
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub fn shown(&self) -> Shown {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Moves as long as the worker does.
+    pub fn beat(&self) -> u64 {
+        self.beat.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything a worker is made of.
+#[derive(Debug)]
+pub struct Worker<Io> {
+    pub io: Io,
+    pub state: State,
+    tables: Subscriber,
+    events: EventSender,
+    exchange: Exchange,
+    wanted: Producer<Wanted>,
+    hold: Hold,
+    idle: Idle,
+    ports: Vec<PortId>,
+    burst: Burst,
+    fates: Fates,
+    inbox: Receiver<Command>,
+    handle: Handle,
+    mine: Shown,
+    shown_at: Now,
+    empty_turns: u32,
+}
+
+impl<Io: PacketIo> Worker<Io> {
+    pub fn new(
+        io: Io,
+        state: State,
+        tables: Subscriber,
+        events: EventSender,
+        exchange: Exchange,
+        wanted: Producer<Wanted>,
+        idle: Idle,
+    ) -> Self {
+        let (commands, inbox) = sync_channel(64);
+        let handle = Handle {
+            commands,
+            pending: Arc::default(),
+            stop: Arc::default(),
+            shown: Arc::default(),
+            beat: Arc::default(),
+        };
+        Self {
+            io,
+            state,
+            tables,
+            events,
+            exchange,
+            wanted,
+            hold: Hold::default(),
+            idle,
+            ports: Vec::new(),
+            burst: Burst::new(),
+            fates: Fates::new(),
+            inbox,
+            handle,
+            mine: Shown::default(),
+            shown_at: Now(0),
+            empty_turns: 0,
+        }
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Turn until told to stop. `clock` is read once a turn.
+    pub fn run(&mut self, clock: impl Fn() -> Now) {
+        while !self.handle.stop.load(Ordering::Acquire) {
+            let received = self.turn(clock());
+            if received == 0 {
+                self.rest();
+            } else {
+                self.empty_turns = 0;
+            }
+        }
+        self.show();
+    }
+
+    /// One burst. Returns how many packets it was.
+    pub fn turn(&mut self, now: Now) -> usize {
+        let (tables, changed) = self.tables.refresh();
+        if changed {
+            self.ports.clear();
+            // Ports of whole devices; tagged frames find theirs on the path.
+            self.ports.extend((0..64).map_while(|device| tables.routing.find_port(device, 0)));
+            for frame in self.hold.retry(BURST) {
+                self.burst.push(frame);
+            }
+        }
+        receive_handed(&mut self.io, &mut self.exchange, &mut self.burst);
+        self.io.receive(&mut self.burst);
+        let received = self.burst.len();
+        if received > 0 {
+            self.forward(now);
+        }
+        self.io.flush();
+        let (tables, _) = self.tables.refresh();
+        tick(tables, &mut self.state, now, &mut self.events);
+        self.between_turns(now);
+        received
+    }
+
+    fn forward(&mut self, now: Now) {
+        let (tables, _) = self.tables.refresh();
+        let ports = &self.ports;
+        let port = |device: u16| ports.get(usize::from(device)).copied().unwrap_or(PortId(device));
+        let mut ends = [(0, 0); BURST];
+        let mut packets = self.io.packets(&self.burst, port);
+        forward(tables, &mut self.state, now, &mut packets, &mut self.fates, &mut self.events);
+        for (end, packet) in ends.iter_mut().zip(&packets) {
+            *end = (packet.start(), packet.len());
+        }
+        drop(packets);
+        for ((frame, fate), (start, len)) in self.burst.drain(..).zip(self.fates.drain(..)).zip(ends) {
+            match fate {
+                Fate::Forward(port) | Fate::Answer(port) => {
+                    let device = tables.routing.port(port).map_or(0, |port| port.device);
+                    self.io.send(frame, device, start, len);
+                }
+                Fate::Drop(_) | Fate::Pass => self.io.release(frame),
+                Fate::Hold { port, ip } => {
+                    let wanted = Wanted { port, ip };
+                    let (kept, ask) = self.hold.keep(frame, wanted, now);
+                    if ask {
+                        // A full ring is asked again by the next packet.
+                        let _ = self.wanted.push(wanted);
+                    }
+                    if let Err(frame) = kept {
+                        self.mine.hold_overflow += 1;
+                        self.io.release(frame);
+                    }
+                }
+                Fate::HandOver(to) => {
+                    let one = std::slice::from_ref(&frame);
+                    let copy = self
+                        .io
+                        .packets(one, PortId)
+                        .first()
+                        .and_then(|packet| Handed::new(packet.bytes(), frame.device, frame.handed + 1));
+                    let ring = self.exchange.to.get_mut(usize::from(to.0)).and_then(Option::as_mut);
+                    let handed = ring.zip(copy).is_some_and(|(ring, copy)| ring.push(copy).is_ok());
+                    self.mine.handover_overflow += u64::from(!handed);
+                    self.io.release(frame);
+                }
+            }
+        }
+    }
+
+    fn between_turns(&mut self, now: Now) {
+        self.mine.turns += 1;
+        while let Some(frame) = self.hold.expired(now) {
+            self.mine.hold_expired += 1;
+            self.io.release(frame);
+        }
+        if self.handle.pending.swap(false, Ordering::Acquire) {
+            while let Ok(command) = self.inbox.try_recv() {
+                let (tables, _) = self.tables.refresh();
+                command(&mut self.state, tables, now);
+            }
+        }
+        if now.0.saturating_sub(self.shown_at.0) > SHOW_EVERY {
+            self.shown_at = now;
+            self.show();
+        }
+    }
+
+    /// Let others read the counters. Skipped while somebody reads.
+    fn show(&mut self) {
+        self.handle.beat.fetch_add(1, Ordering::Relaxed);
+        if let Ok(mut shown) = self.handle.shown.try_lock() {
+            shown.clone_from(&self.mine);
+            shown.counters.clone_from(&self.state.counters);
+            shown.flows = self.state.flows.occupancy();
+            shown.fragments = self.state.fragments.len();
+            shown.held = self.hold.len();
+        }
+    }
+
+    fn rest(&mut self) {
+        self.empty_turns += 1;
+        let nap = match self.idle {
+            Idle::Poll => false,
+            Idle::Adaptive => self.empty_turns > EMPTY_TURNS,
+            Idle::Sleep => true,
+        };
+        if nap {
+            self.mine.naps += 1;
+            self.tables.park();
+            self.io.wait(NAP);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Packets that other workers received for us.
+fn receive_handed<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, burst: &mut Burst) {
+    for ring in &mut exchange.from {
+        while burst.len() < BURST / 2
+            && let Ok(packet) = ring.pop()
+        {
+            match io.inject(packet.bytes(), packet.device, packet.handed) {
+                Some(frame) => burst.push(frame),
+                None => return,
+            }
+        }
+    }
+}

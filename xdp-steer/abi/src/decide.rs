@@ -1,0 +1,102 @@
+//! Is a frame ours? Longest prefix of the destination, then of the source; ports where the address is the node's own.
+//!
+//! ARP, neighbour discovery, and whatever is not IP or not ours is the kernel's. Later fragments to the node's own
+//! addresses are, too: they carry no ports to tell them by.
+
+/// A frame, read with its bounds checked; words as they lie in it.
+pub trait Frame {
+    fn byte(&self, at: usize) -> Option<u8>;
+    /// Two bytes in network order, as a number.
+    fn word(&self, at: usize) -> Option<u16>;
+    /// Four bytes in memory order.
+    fn four(&self, at: usize) -> Option<u32>;
+    /// Sixteen bytes in memory order.
+    fn sixteen(&self, at: usize) -> Option<[u32; 4]>;
+}
+
+/// The maps.
+pub trait Rules {
+    /// Flags of the longest prefix.
+    fn find(&self, address: [u32; 4]) -> Option<u32>;
+    /// `first << 16 | last`, 0 where unused.
+    fn ports(&self, index: u32) -> u32;
+}
+
+const TAG: u16 = 0x8100;
+const SERVICE_TAG: u16 = 0x88a8;
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+
+/// Does this frame go to a worker?
+#[inline(always)]
+pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
+    let (mut l3, mut ethertype) = (14, frame.word(12)?);
+    if ethertype == TAG || ethertype == SERVICE_TAG {
+        ethertype = frame.word(16)?;
+        l3 = 18;
+        if ethertype == TAG || ethertype == SERVICE_TAG {
+            ethertype = frame.word(20)?;
+            l3 = 22;
+        }
+    }
+    match ethertype {
+        IPV4 => {
+            let source = mapped(frame.four(l3 + 12)?);
+            let flags = rules.find(mapped(frame.four(l3 + 16)?));
+            if let Some(flags) = flags
+                && flags & super::layout::OWN != 0
+            {
+                // A later fragment has no ports.
+                if frame.word(l3 + 6)? & 0x1fff != 0 {
+                    return Some(false);
+                }
+                let l4 = l3 + (frame.byte(l3)? as usize & 0x0f) * 4;
+                return own_port(frame, rules, frame.byte(l3 + 9)?, l4);
+            }
+            Some(by_address(rules, flags, source))
+        }
+        IPV6 => {
+            let source = frame.sixteen(l3 + 8)?;
+            let flags = rules.find(frame.sixteen(l3 + 24)?);
+            if let Some(flags) = flags
+                && flags & super::layout::OWN != 0
+            {
+                // Behind extension headers nobody looks: such packets to the node itself are the kernel's.
+                return own_port(frame, rules, frame.byte(l3 + 6)?, l3 + 40);
+            }
+            Some(by_address(rules, flags, source))
+        }
+        _ => Some(false),
+    }
+}
+
+#[inline(always)]
+fn by_address(rules: &impl Rules, flags: Option<u32>, source: [u32; 4]) -> bool {
+    if flags.is_some_and(|flags| flags & super::layout::TO != 0) {
+        return true;
+    }
+    rules.find(source).is_some_and(|flags| flags & super::layout::FROM != 0)
+}
+
+/// TCP, UDP or SCTP to one of the port ranges that are ours?
+#[inline(always)]
+fn own_port(frame: &impl Frame, rules: &impl Rules, proto: u8, l4: usize) -> Option<bool> {
+    if proto != 6 && proto != 17 && proto != 132 {
+        return Some(false);
+    }
+    let port = u32::from(frame.word(l4 + 2)?);
+    let mut index = 0;
+    while index < super::layout::MAX_PORT_RANGES {
+        let range = rules.ports(index);
+        if range != 0 && port >= range >> 16 && port <= range & 0xffff {
+            return Some(true);
+        }
+        index += 1;
+    }
+    Some(false)
+}
+
+#[inline(always)]
+fn mapped(v4: u32) -> [u32; 4] {
+    [0, 0, 0xffff_u32.to_be(), v4]
+}

@@ -1,0 +1,58 @@
+//! Keys, values and numbers of the maps. Addresses are four words in network order, as they lie in the packet; IPv4 is
+//! `::ffff:a.b.c.d`.
+
+/// What belongs to whom: an LPM trie of [`RuleKey`] → flags.
+pub const RULES: &str = "RULES";
+/// Port ranges that are ours on the node's own addresses: an array of `first << 16 | last`, 0 where unused.
+pub const PORTS: &str = "PORTS";
+/// Receive queue → AF_XDP socket.
+pub const SOCKETS: &str = "SOCKETS";
+/// [`Outcome`] → packets, per CPU.
+pub const OUTCOMES: &str = "OUTCOMES";
+/// One word: what to do with a steered packet that finds no socket ([`ON_FAILURE_DROP`] or [`ON_FAILURE_PASS`]).
+pub const ON_FAILURE: &str = "ON_FAILURE";
+
+pub const PROGRAM: &str = "sluice_steer";
+
+pub const MAX_RULES: u32 = 131_072;
+pub const MAX_QUEUES: u32 = 64;
+pub const MAX_PORT_RANGES: u32 = 4;
+
+/// XDP's own numbers, which the kernel takes as the answer for a missing socket.
+pub const ON_FAILURE_DROP: u32 = 1;
+pub const ON_FAILURE_PASS: u32 = 2;
+
+/// Packets to these addresses are ours.
+pub const TO: u32 = 1;
+/// Packets from these addresses are ours.
+pub const FROM: u32 = 2;
+/// The node's own address: only the ports in [`PORTS`] are ours, all else is the kernel's.
+pub const OWN: u32 = 4;
+
+/// Key of the trie.
+#[allow(missing_debug_implementations, reason = "compiled into the XDP program, which prints nothing")]
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct RuleKey {
+    pub prefix_len: u32,
+    pub address: [u32; 4],
+}
+
+const _: () = assert!(size_of::<RuleKey>() == 20);
+
+/// What became of a packet.
+#[allow(missing_debug_implementations, reason = "compiled into the XDP program, which prints nothing")]
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Outcome {
+    /// Given to a socket.
+    Steered = 0,
+    /// Not ours: left to the kernel.
+    Passed = 1,
+    /// Ours, but no socket was there: dropped.
+    FailedClosed = 2,
+    /// Ours, but no socket was there: left to the kernel, as the operator chose.
+    FailedOpen = 3,
+}
+
+pub const OUTCOME_COUNT: u32 = 4;
