@@ -53,6 +53,16 @@ impl Frame {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    pub fn handed(&self) -> u8 {
+        self.handed
+    }
+
+    /// The same frame, after so many workers handed it on.
+    #[must_use]
+    pub fn handed_on(self, handed: u8) -> Self {
+        Self { handed, ..self }
+    }
 }
 
 /// A burst of frames.

@@ -1,1 +1,25 @@
-//! Placeholder until its parts land.
+//! AF_XDP: one memory for all devices of a worker, four rings a socket, and [`sluice_run::io::PacketIo`] on top.
+//!
+//! # Who owns a buffer
+//!
+//! The memory (UMEM) is cut into equal buffers. At every moment a buffer is in exactly one place: in the list of free
+//! ones, in a fill ring (lent to the kernel for receiving), in a receive ring (on its way to us), in a
+//! [`sluice_run::io::Frame`] (ours to read and write), in a transmit ring, or in a completion ring. A `Frame` cannot be
+//! copied, making one takes a buffer out of a ring or the free list, and using one up puts it back. So no two `Frame`s name
+//! the same buffer, and the kernel writes to none that we hold: that is what every `unsafe` block here rests on.
+//!
+//! # Why own rings
+//!
+//! The rings are read and written here, in about a hundred inlined lines, and not by the xsk-rs crate: there every
+//! descriptor costs a call into a C library that cannot be inlined, which at our rates is a third of the packet's cost, its
+//! memory cannot be given by the caller, busy polling is not in it, and it needs a C and BPF toolchain to build.
+
+mod memory;
+mod ring;
+mod socket;
+mod sys;
+
+pub mod io;
+
+pub use memory::advise_huge;
+pub use socket::{Copy, Statistics};

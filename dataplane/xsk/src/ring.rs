@@ -1,0 +1,107 @@
+//! One ring between us and the kernel: two counters and an array, one writer and one reader.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::memory::Mapping;
+use crate::sys::RingOffset;
+
+/// Set by the kernel when it sleeps and wants to be kicked.
+const NEED_WAKEUP: u32 = 1;
+
+/// A ring of `T`s that we fill and the kernel empties, or the other way round.
+#[derive(Debug)]
+pub(crate) struct Ring<T> {
+    mapping: Mapping,
+    offset: RingOffset,
+    mask: u32,
+    /// Our own counter, and the last seen of the other side's.
+    mine: u32,
+    theirs: u32,
+    kind: std::marker::PhantomData<T>,
+}
+
+impl<T: Copy> Ring<T> {
+    pub(crate) fn new(fd: &OwnedFd, offset: RingOffset, size: u32, page_offset: i64) -> io::Result<Self> {
+        let bytes = usize::try_from(offset.descriptors).unwrap_or(usize::MAX) + size as usize * size_of::<T>();
+        let mapping = Mapping::ring(fd, bytes, page_offset)?;
+        Ok(Self { mapping, offset, mask: size - 1, mine: 0, theirs: 0, kind: std::marker::PhantomData })
+    }
+
+    #[inline]
+    fn counter(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: the kernel gave this offset for a 32-bit counter inside the ring's mapping, which lives as long as
+        // `self`; both sides use it atomically.
+        unsafe { &*self.mapping.start().as_ptr().add(offset as usize).cast::<AtomicU32>() }
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> *mut T {
+        let at = self.offset.descriptors as usize + (index & self.mask) as usize * size_of::<T>();
+        debug_assert!(at + size_of::<T>() <= self.mapping.len());
+        // SAFETY: `new` mapped the array of `mask + 1` entries behind this offset; the index is masked.
+        unsafe { self.mapping.start().as_ptr().add(at).cast() }
+    }
+
+    /// Free entries, for the side that fills.
+    #[inline]
+    pub(crate) fn room(&mut self) -> u32 {
+        let size = self.mask + 1;
+        if self.mine.wrapping_sub(self.theirs) == size {
+            self.theirs = self.counter(self.offset.consumer).load(Ordering::Acquire);
+        }
+        size - self.mine.wrapping_sub(self.theirs)
+    }
+
+    /// Free entries by the kernel's latest word.
+    pub(crate) fn fresh_room(&mut self) -> u32 {
+        self.theirs = self.counter(self.offset.consumer).load(Ordering::Acquire);
+        self.mask + 1 - self.mine.wrapping_sub(self.theirs)
+    }
+
+    /// Fill the next entry. The caller has seen that there is room; `submit` shows it to the kernel.
+    #[inline]
+    pub(crate) fn push(&mut self, value: T) {
+        let slot = self.slot(self.mine);
+        // SAFETY: the entry is between the consumer's and our counter: the kernel does not read it before `submit`.
+        unsafe { slot.write(value) };
+        self.mine = self.mine.wrapping_add(1);
+    }
+
+    #[inline]
+    pub(crate) fn submit(&self) {
+        self.counter(self.offset.producer).store(self.mine, Ordering::Release);
+    }
+
+    /// Entries submitted that the kernel has not taken.
+    pub(crate) fn outstanding(&self) -> u32 {
+        self.mine.wrapping_sub(self.counter(self.offset.consumer).load(Ordering::Acquire))
+    }
+
+    /// The next entry, for the side that empties. `release` gives the entries back.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        if self.mine == self.theirs {
+            self.theirs = self.counter(self.offset.producer).load(Ordering::Acquire);
+            if self.mine == self.theirs {
+                return None;
+            }
+        }
+        let slot = self.slot(self.mine);
+        // SAFETY: the entry is before the producer's counter: the kernel has written it and waits for `release`.
+        let value = unsafe { slot.read() };
+        self.mine = self.mine.wrapping_add(1);
+        Some(value)
+    }
+
+    #[inline]
+    pub(crate) fn release(&self) {
+        self.counter(self.offset.consumer).store(self.mine, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn needs_wakeup(&self) -> bool {
+        self.counter(self.offset.flags).load(Ordering::Relaxed) & NEED_WAKEUP != 0
+    }
+}

@@ -1,0 +1,140 @@
+//! System calls and the kernel's structures, as libc has them or as `linux/if_xdp.h` does. Nothing else calls libc.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+pub(crate) const FILL: i32 = libc::XDP_UMEM_FILL_RING;
+pub(crate) const COMPLETION: i32 = libc::XDP_UMEM_COMPLETION_RING;
+pub(crate) const RX: i32 = libc::XDP_RX_RING;
+pub(crate) const TX: i32 = libc::XDP_TX_RING;
+
+/// `struct xdp_umem_reg` of kernels before 6.x; the newer fields behind it default to zero.
+#[repr(C)]
+pub(crate) struct UmemReg {
+    pub address: u64,
+    pub len: u64,
+    pub chunk_size: u32,
+    pub headroom: u32,
+    pub flags: u32,
+}
+
+/// `struct xdp_ring_offset`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RingOffset {
+    pub producer: u64,
+    pub consumer: u64,
+    pub descriptors: u64,
+    pub flags: u64,
+}
+
+/// `struct xdp_mmap_offsets`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MmapOffsets {
+    pub rx: RingOffset,
+    pub tx: RingOffset,
+    pub fill: RingOffset,
+    pub completion: RingOffset,
+}
+
+/// `struct xdp_desc`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Descriptor {
+    pub address: u64,
+    pub len: u32,
+    pub options: u32,
+}
+
+/// The kernel's own drops: `struct xdp_statistics`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    pub rx_dropped: u64,
+    pub rx_invalid_descs: u64,
+    pub tx_invalid_descs: u64,
+    pub rx_ring_full: u64,
+    pub rx_fill_ring_empty_descs: u64,
+    pub tx_ring_empty_descs: u64,
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+pub(crate) fn xdp_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a new descriptor or -1 comes back.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    check(fd)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `setsockopt` with a plain value.
+pub(crate) fn set<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: the pointer and size describe `value`, which lives through the call; the kernel only reads it.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), size) })
+}
+
+/// `getsockopt` into a plain value of integers.
+pub(crate) fn get<T: Default>(fd: &OwnedFd, option: i32) -> io::Result<T> {
+    let mut value = T::default();
+    let mut size = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    let place = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the kernel writes at most `size` bytes into `value`, whose fields are integers: any bytes are valid.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, option, place, &mut size) })?;
+    Ok(value)
+}
+
+pub(crate) fn bind(fd: &OwnedFd, interface: u32, queue: u32, flags: u16, shared: Option<RawFd>) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: u16::try_from(libc::AF_XDP).unwrap_or(0),
+        sxdp_flags: flags,
+        sxdp_ifindex: interface,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: shared.and_then(|fd| u32::try_from(fd).ok()).unwrap_or(0),
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
+    // SAFETY: pointer and size describe `address`, which lives through the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), size) })
+}
+
+/// Ask the kernel to look at the transmit ring. What it cannot do now it does later.
+pub(crate) fn kick_tx(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: no data is passed, only the descriptor.
+    let sent = unsafe {
+        libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Ask the kernel to look at the fill ring.
+pub(crate) fn kick_rx(fd: &OwnedFd) {
+    // SAFETY: no buffer is passed, only the descriptor. The result does not matter: the next turn asks again.
+    unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            std::ptr::null_mut(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+}
+
+/// Wait until one of the sockets has something, at most so many milliseconds.
+pub(crate) fn poll(fds: &mut [libc::pollfd], milliseconds: i32) {
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+    // SAFETY: pointer and count describe the slice, which lives through the call.
+    unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) };
+}
+
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a string that ends with a zero and lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
