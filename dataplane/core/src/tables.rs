@@ -12,17 +12,21 @@ pub mod maglev;
 pub mod nexthop;
 pub mod ownership;
 pub mod policy;
+pub mod prefix_set;
 pub mod service;
+mod uses;
 
+use alloc::format;
 use alloc::string::String;
 use core::fmt;
+use core::net::IpAddr;
 
-use record::{Change, Settings};
+use hashbrown::HashSet;
+
+use record::{Algorithm, BackendId, Change, PolicyClass, PortRange, Prefix, Route, Service, Settings};
 
 /// Slots, classes, sets and the like are dense numbers given out by control; beyond this they are a mistake.
 const MAX_DENSE: u32 = 1 << 22;
-/// One prefix more than what lpm can number.
-const MAX_ROUTES: usize = 1 << 20;
 
 /// All lookups of one generation.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +37,11 @@ pub struct Tables {
     pub ipcache: ipcache::Ipcache,
     pub policies: policy::Policies,
     pub services: service::Services,
+    pub egress: egress::Egress,
+    /// What the gateway guards (of the settings, made ready for search).
+    pub guarded: prefix_set::PrefixSet,
     pub routing: nexthop::Routing,
+    uses: uses::Uses,
 }
 
 /// Why a list of changes was refused. Nothing was changed.
@@ -49,11 +57,15 @@ impl fmt::Display for ApplyError {
 impl core::error::Error for ApplyError {}
 
 impl Tables {
-    /// Make these changes, all or none. `twin` is the other copy, already changed: what is dear to build is taken from
-    /// it. The cost is in proportion to the changes.
+    /// Make these changes, all or none. Of several for one key the last counts; removing what is not there does nothing.
+    /// `twin` is the other copy, already changed: what is dear to build (Maglev rows) is shared with it. The cost is in
+    /// proportion to the changes.
     pub fn apply(&mut self, changes: &[Change], twin: Option<&Self>) -> Result<(), ApplyError> {
-        changes.iter().try_for_each(check)?;
+        changes.iter().try_for_each(check).map_err(ApplyError)?;
+        self.check_references(changes).map_err(ApplyError)?;
+        self.check_room(changes).map_err(ApplyError)?;
         for change in changes {
+            self.count_uses(change);
             self.make(change, twin);
         }
         if changes.iter().any(Change::touches_flows) {
@@ -64,16 +76,17 @@ impl Tables {
     }
 
     fn make(&mut self, change: &Change, twin: Option<&Self>) {
+        let twin_services = twin.map(|twin| &twin.services);
         match change {
             Change::Identity(slot, identity) => self.ipcache.set_identity(*slot, identity.as_ref()),
             Change::Address(prefix, slot) => self.ipcache.set_address(*prefix, *slot),
             Change::Class(id, class) => self.policies.set(*id, class.as_ref()),
-            Change::Service(id, service) => {
-                self.services.set_service(*id, service.as_ref(), twin.map(|twin| &twin.services));
-            }
+            Change::Service(id, service) => self.services.set_service(*id, service.as_ref(), twin_services),
             Change::Frontend(key, frontend) => self.services.set_frontend(*key, frontend.as_ref()),
             Change::Settings(settings) => {
-                self.services.set_seeds(settings.hash_seed);
+                self.services.set_seeds(settings.hash_seed, twin_services);
+                self.egress = egress::Egress::new(settings);
+                self.guarded = prefix_set::PrefixSet::new(&settings.guarded);
                 self.settings = settings.clone();
             }
             Change::Port(id, port) => self.routing.set_port(*id, port.as_ref()),
@@ -81,60 +94,94 @@ impl Tables {
             Change::Route(prefix, route) => self.routing.set_route(*prefix, route.as_ref()),
         }
     }
+
+    /// Tables that are numbered in fewer bits than their keys have.
+    fn check_room(&self, changes: &[Change]) -> Result<(), String> {
+        let several =
+            |change: &&Change| matches!(change, Change::Route(_, Some(Route::Via(ways))) if ways.len() > 1);
+        if self.routing.several() + changes.iter().filter(several).count() > nexthop::MAX_SEVERAL {
+            return Err(format!("more than {} routes with several ways", nexthop::MAX_SEVERAL));
+        }
+        Ok(())
+    }
 }
 
 /// Can this be made at all? Everything that `make` could stumble over is looked at here.
-fn check(change: &Change) -> Result<(), ApplyError> {
-    let dense = |what: &str, number: u32| match number < MAX_DENSE {
-        true => Ok(()),
-        false => Err(ApplyError(alloc::format!("{what} {number} is beyond the limit of {MAX_DENSE}"))),
-    };
+fn check(change: &Change) -> Result<(), String> {
     match change {
         Change::Identity(slot, identity) => {
             dense("identity slot", slot.0)?;
             if slot.0 == 0 {
-                return Err(ApplyError("identity slot 0 stands for the unknown and cannot be set".into()));
+                return Err("identity slot 0 stands for the unknown and cannot be set".into());
             }
             identity.iter().flat_map(|i| &i.peer_sets).try_for_each(|set| dense("peer set", set.0))
         }
-        Change::Address(prefix, slot) => {
-            check_prefix(prefix)?;
-            slot.map_or(Ok(()), |slot| dense("identity slot", slot.0))
+        Change::Address(prefix, _) | Change::Route(prefix, _) => check_prefix(prefix),
+        Change::Class(id, class) => {
+            dense("class", id.0)?;
+            class.as_ref().map_or(Ok(()), |class| check_class(id.0, class))
         }
-        Change::Class(id, _) => dense("class", id.0),
-        Change::Service(_, service) => check_service(service.as_ref()),
-        Change::Settings(settings)
-            if settings.workers == 0 || settings.snat_ports.0 > settings.snat_ports.1 =>
-        {
-            Err(ApplyError("settings need a worker and a port range that is not empty".into()))
+        Change::Service(id, service) => {
+            service.as_ref().map_or(Ok(()), |service| check_service(id.0, service))
         }
-        Change::Route(prefix, _) => check_prefix(prefix),
-        Change::Frontend(..) | Change::Settings(_) | Change::Port(..) | Change::NextHop(..) => Ok(()),
+        Change::Settings(settings) => check_settings(settings),
+        Change::Frontend(..) | Change::Port(..) | Change::NextHop(..) => Ok(()),
     }
 }
 
-fn check_prefix(prefix: &record::Prefix) -> Result<(), ApplyError> {
-    let most = if prefix.addr.is_ipv4() { 32 } else { 128 };
-    if prefix.len > most {
-        return Err(ApplyError(alloc::format!("{}/{} is no prefix", prefix.addr, prefix.len)));
+fn dense(what: &str, number: u32) -> Result<(), String> {
+    if number < MAX_DENSE {
+        Ok(())
+    } else {
+        Err(format!("{what} {number} is beyond the limit of {MAX_DENSE}"))
+    }
+}
+
+fn check_prefix(prefix: &Prefix) -> Result<(), String> {
+    let (bits, most) = match prefix.addr {
+        IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
+        IpAddr::V6(ip) => (ip.to_bits(), 128),
+    };
+    let host = |len: u8| (1_u128 << (most - len)) - 1;
+    if prefix.len > most || (prefix.len > 0 && bits & host(prefix.len) != 0) || (prefix.len == 0 && bits != 0)
+    {
+        return Err(format!("{}/{} is no prefix", prefix.addr, prefix.len));
     }
     Ok(())
 }
 
-fn check_service(service: Option<&record::Service>) -> Result<(), ApplyError> {
-    let Some(service) = service else { return Ok(()) };
-    if let record::Algorithm::Maglev(size) = service.algorithm
+fn check_class(id: u32, class: &PolicyClass) -> Result<(), String> {
+    let backwards = |range: &PortRange| range.first > range.last || range.proto > PortRange::ANY_PROTO;
+    let overlaps = |pair: &[PortRange]| {
+        (pair[0].proto, pair[0].first) > (pair[1].proto, pair[1].first)
+            || (pair[0].proto == pair[1].proto && pair[0].last >= pair[1].first)
+    };
+    if class.ranges.iter().any(backwards) || class.ranges.windows(2).any(overlaps) {
+        return Err(format!("the ranges of class {id} are not sorted or overlap"));
+    }
+    Ok(())
+}
+
+fn check_service(id: u32, service: &Service) -> Result<(), String> {
+    if let Algorithm::Maglev(size) = service.algorithm
         && !maglev::SIZES.contains(&size)
     {
-        return Err(ApplyError(alloc::format!("{size} is not a size of a Maglev table")));
+        return Err(format!("{size} is not a size of a Maglev table (service {id})"));
     }
     if service.backends.len() >= usize::from(u16::MAX) {
-        return Err(ApplyError(alloc::format!("{} backends are more than 65534", service.backends.len())));
+        return Err(format!("service {id} has {} backends, more than 65534", service.backends.len()));
     }
-    Ok(())
+    let mut seen: HashSet<BackendId, lpm::Hashing> = HashSet::with_hasher(lpm::hashing());
+    match service.backends.iter().find(|backend| !seen.insert(backend.id)) {
+        Some(twice) => Err(format!("service {id} has backend {} twice", twice.id.0)),
+        None => Ok(()),
+    }
 }
 
-/// Used by the mirror to stay within what can be numbered.
-pub const fn max_routes() -> usize {
-    MAX_ROUTES
+fn check_settings(settings: &Settings) -> Result<(), String> {
+    let (first, last) = settings.snat_ports;
+    if settings.workers == 0 || u32::from(last) + 1 < u32::from(first) + u32::from(settings.workers) {
+        return Err("settings need a worker, and a port to translate with for each".into());
+    }
+    Ok(())
 }

@@ -1,7 +1,5 @@
 //! A packet without a flow: whose is it, what does it ask for, may it, and by which way? If all is well, remember.
 
-use core::net::IpAddr;
-
 use super::Turn;
 use super::established::{NO_HOP, policy_port};
 use crate::checksum::Delta;
@@ -13,11 +11,12 @@ use crate::rewrite;
 use crate::state::conntrack::{FlowRef, InsertError, NewFlow, Place};
 use crate::state::flow::{AUDIT, Cold, Hot, Keys, SERVICE, SOURCE, TRANSLATED};
 use crate::state::{nat, tcp::TcpState};
+use crate::tables::egress::Source;
 use crate::tables::nexthop::Hop;
+use crate::tables::ownership;
 use crate::tables::policy::Decision;
 use crate::tables::record::{BackendId, Forwarding, RuleId, ServiceId};
 use crate::tables::service::Match;
-use crate::tables::{egress, ownership};
 use crate::verdict::{Action, DropReason, Fate};
 
 /// What both directions' policies came to.
@@ -99,11 +98,9 @@ impl<S: EventSink> Turn<'_, S> {
     /// Nobody sends with our own addresses but us, and what is guarded comes from where it is routed to.
     fn source_is_honest(&mut self, packet: &Packet<'_>, headers: &Headers) -> Result<(), Fate> {
         let (key, routing) = (&headers.key, &self.tables.routing);
-        let source = key.source();
         let own = routing.route(key.src, key.v4, 0) == Hop::Local
             || self.tables.services.is_frontend_address(key.src);
-        let guarded =
-            self.tables.settings.guarded.iter().any(|p| crate::tables::service::contains(p, source));
+        let guarded = self.tables.guarded.contains(key.src, key.v4);
         if own || (guarded && !routing.comes_by(key.src, key.v4, packet.port)) {
             return Err(self.refuse(&headers.key, Some(headers), DropReason::InvalidSourceIp));
         }
@@ -209,16 +206,17 @@ impl<S: EventSink> Turn<'_, S> {
         let refuse = |turn: &mut Self, reason| Err(turn.refuse(&headers.key, Some(headers), reason));
         // A backend that asks its own service would answer itself: its source must change, too.
         let hairpin = choice.is_some() && to.dst == to.src;
-        let source: IpAddr = if choice.is_some_and(|choice| choice.snat) || hairpin {
-            match egress::service_source(settings, headers.key.source()) {
-                Some(ip) => ip,
-                None => return refuse(self, DropReason::NoNatMapping),
+        let egress = &self.tables.egress;
+        let source = if choice.is_some_and(|choice| choice.snat) || hairpin {
+            match egress.service_source(headers.key.src, headers.key.v4) {
+                Source::Replace(ip) => ip,
+                Source::Keep | Source::NoAddress => return refuse(self, DropReason::NoNatMapping),
             }
         } else {
-            match egress::masquerade(settings, headers.key.source(), to.destination()) {
-                None => return Ok(()),
-                Some(Some(ip)) => ip,
-                Some(None) => return refuse(self, DropReason::NoEgressAddress),
+            match egress.masquerade(headers.key.src, to.dst, to.v4) {
+                Source::Keep => return Ok(()),
+                Source::Replace(ip) => ip,
+                Source::NoAddress => return refuse(self, DropReason::NoEgressAddress),
             }
         };
         if !matches!(headers.kind, Kind::Ports | Kind::IcmpQuery { .. } | Kind::LaterFragment) {
@@ -279,7 +277,7 @@ impl<S: EventSink> Turn<'_, S> {
             let owner = self.tables.owner(&to.reverse());
             owner.second.unwrap_or(owner.first) == self.state.config.worker
         };
-        let source = keys.translated.source();
+        let source = keys.translated.src;
         nat::source(&self.state.flows, &keys.translated, source, slice, u32::from(keys.original.sport), mine)
     }
 

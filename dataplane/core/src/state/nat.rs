@@ -1,8 +1,9 @@
 //! A source port for a flow whose source is translated: from this worker's slice of the range, free towards that
 //! destination. The flow table itself knows what is in use: a port is taken if the reply it would cause has a flow.
 
+use core::net::Ipv6Addr;
+
 use super::conntrack::FlowTable;
-use crate::emit::mapped;
 use crate::flow_key::FlowKey;
 
 /// Ports tried before giving up. At 90 % use of a slice towards one destination this finds a free one all but once in
@@ -15,7 +16,7 @@ const TRIES: u32 = 64;
 pub fn source(
     flows: &FlowTable,
     key: &FlowKey,
-    ip: core::net::IpAddr,
+    ip: Ipv6Addr,
     slice: (u16, u16),
     hash: u32,
     fits: impl Fn(&FlowKey) -> bool,
@@ -24,7 +25,7 @@ pub fn source(
     // Start somewhere else for each flow, go on by a step that visits every port before it repeats.
     let start = hash % count;
     (0..TRIES.min(count)).map(|n| first + (start + n * step(count)) % count).find_map(|port| {
-        let to = FlowKey { src: mapped(ip), sport: port as u16, ..*key };
+        let to = FlowKey { src: ip, sport: port as u16, ..*key };
         (fits(&to) && flows.find(&to.reverse()).is_none()).then_some(to)
     })
 }

@@ -1,44 +1,101 @@
 //! Which sources leave with another address, and with which.
 
-use core::net::IpAddr;
+use alloc::boxed::Box;
+use core::net::Ipv6Addr;
 
-use super::record::{Prefix, Settings};
-use super::service::{contains, reduce};
+use hashbrown::HashSet;
 
-/// The address that replaces this source on its way to this destination, if it is to be masqueraded. The same source
-/// always gets the same address. `Some(None)`: it should be, but there is no address of its family.
-pub fn masquerade(settings: &Settings, src: IpAddr, dst: IpAddr) -> Option<Option<IpAddr>> {
-    let rules = &settings.masquerade;
-    let within = |list: &[Prefix], ip: IpAddr| list.iter().any(|prefix| contains(prefix, ip));
-    if !within(&rules.sources, src) || within(&rules.exclude, dst) || within(&rules.sources, dst) {
-        return None;
-    }
-    Some(one_of(&rules.addresses, src))
+use super::lpm::{Hashing, hashing};
+use super::prefix_set::PrefixSet;
+use super::record::Settings;
+use super::service::reduce;
+use crate::emit::mapped;
+
+/// What the path asks of the settings' address translation.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    sources: PrefixSet,
+    exclude: PrefixSet,
+    masquerade: Pool,
+    services: Pool,
+    addresses: HashSet<u128, Hashing>,
 }
 
-/// The address that replaces the client's on its way to a backend of an SNAT service.
-pub fn service_source(settings: &Settings, src: IpAddr) -> Option<IpAddr> {
-    one_of(&settings.snat_addresses, src)
+impl Default for Egress {
+    fn default() -> Self {
+        Self::new(&Settings::default())
+    }
 }
 
-fn one_of(addresses: &[IpAddr], src: IpAddr) -> Option<IpAddr> {
-    let fits = |ip: &&IpAddr| ip.is_ipv4() == src.is_ipv4();
-    let count = addresses.iter().filter(fits).count();
-    if count == 0 {
-        return None;
-    }
-    let hash = match src {
-        IpAddr::V4(ip) => u32::from(ip),
-        IpAddr::V6(ip) => {
-            let o = ip.octets();
-            o.chunks_exact(4)
-                .fold(0, |sum: u32, w| sum.rotate_left(7) ^ u32::from_be_bytes([w[0], w[1], w[2], w[3]]))
+/// What becomes of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Keep,
+    Replace(Ipv6Addr),
+    /// It should be replaced, but there is no address of its family.
+    NoAddress,
+}
+
+impl Egress {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let rules = &settings.masquerade;
+        let all = rules.addresses.iter().chain(&settings.snat_addresses);
+        let mut addresses = HashSet::with_hasher(hashing());
+        addresses.extend(all.map(|ip| mapped(*ip).to_bits()));
+        Self {
+            sources: PrefixSet::new(&rules.sources),
+            exclude: PrefixSet::new(&rules.exclude),
+            masquerade: Pool::new(&rules.addresses),
+            services: Pool::new(&settings.snat_addresses),
+            addresses,
         }
-    };
-    addresses.iter().filter(fits).nth(reduce(hash, count)).copied()
+    }
+
+    /// Is this source to be masqueraded on its way to this destination, and as whom? Sources do not masquerade before
+    /// each other. The same source always gets the same address.
+    #[inline]
+    pub fn masquerade(&self, src: Ipv6Addr, dst: Ipv6Addr, v4: bool) -> Source {
+        let applies = self.sources.contains(src, v4)
+            && !self.exclude.contains(dst, v4)
+            && !self.sources.contains(dst, v4);
+        if applies { self.masquerade.choose(src, v4) } else { Source::Keep }
+    }
+
+    /// The address that replaces the client's on its way to a backend of an SNAT service. Never [`Source::Keep`].
+    #[inline]
+    pub fn service_source(&self, src: Ipv6Addr, v4: bool) -> Source {
+        self.services.choose(src, v4)
+    }
+
+    /// Is this one of the addresses that sources are replaced with?
+    #[inline]
+    pub fn is_nat_address(&self, ip: Ipv6Addr) -> bool {
+        self.addresses.contains(&ip.to_bits())
+    }
 }
 
-/// Is this one of the addresses that we translate sources to?
-pub fn is_nat_address(settings: &Settings, ip: IpAddr) -> bool {
-    settings.snat_addresses.contains(&ip) || settings.masquerade.addresses.contains(&ip)
+/// Addresses of both families to choose from.
+#[derive(Clone, Debug, Default)]
+struct Pool {
+    v4: Box<[Ipv6Addr]>,
+    v6: Box<[Ipv6Addr]>,
+}
+
+impl Pool {
+    fn new(addresses: &[core::net::IpAddr]) -> Self {
+        let family = |v4| addresses.iter().filter(|ip| ip.is_ipv4() == v4).map(|ip| mapped(*ip)).collect();
+        Self { v4: family(true), v6: family(false) }
+    }
+
+    fn choose(&self, src: Ipv6Addr, v4: bool) -> Source {
+        let addresses = if v4 { &self.v4 } else { &self.v6 };
+        addresses.get(reduce(fold(src), addresses.len())).map_or(Source::NoAddress, |ip| Source::Replace(*ip))
+    }
+}
+
+fn fold(ip: Ipv6Addr) -> u32 {
+    let words = ip.octets();
+    words.chunks_exact(4).fold(0, |sum: u32, w| {
+        sum.rotate_left(7).wrapping_mul(0x9e37_79b1) ^ u32::from_be_bytes([w[0], w[1], w[2], w[3]])
+    })
 }

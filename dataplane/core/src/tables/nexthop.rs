@@ -1,11 +1,10 @@
 //! Destination → where it goes next: port, neighbour, MTU. A mirror of the kernel's tables.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv6Addr};
 
-use hashbrown::HashMap;
-
-use super::lpm::{Hashing, Lpm, hashing};
+use super::lpm::Lpm;
 use super::record::{NextHop, Port, Prefix, Route};
 use super::service::reduce;
 use crate::packet::PortId;
@@ -25,26 +24,60 @@ pub enum Hop {
     Blackhole,
 }
 
-#[derive(Clone, Debug)]
+/// Routes with several ways, at most.
+pub(super) const MAX_SEVERAL: usize = 1 << 16;
+
+#[derive(Clone, Debug, Default)]
 pub struct Routing {
     ports: Vec<Option<Port>>,
     hops: Vec<Option<NextHop>>,
-    prefixes: Lpm,
-    /// Routes by the number that `prefixes` holds.
-    routes: Vec<Option<Route>>,
-    numbers: HashMap<Prefix, u32, Hashing>,
-    free: Vec<u32>,
+    /// Routes as [`Coded`] numbers, so that most need no second look.
+    routes: Lpm,
+    several: Vec<Several>,
+    free: Vec<u16>,
+    /// Ports by device and VLAN, sorted.
+    by_tag: Vec<((u16, u16), PortId)>,
 }
 
-impl Default for Routing {
-    fn default() -> Self {
-        Self {
-            ports: Vec::new(),
-            hops: Vec::new(),
-            prefixes: Lpm::new(),
-            routes: Vec::new(),
-            numbers: HashMap::with_hasher(hashing()),
-            free: Vec::new(),
+/// Each way with the sum of the weights up to and with it.
+type Several = Box<[(u32, NextHopId)]>;
+
+/// A route as the 24-bit number that the prefix table holds: what it is, and one id.
+#[derive(Clone, Copy)]
+enum Coded {
+    Via(NextHopId),
+    OnLink(PortId),
+    Local,
+    Unreachable,
+    Blackhole,
+    /// Index into `several`.
+    Several(u16),
+}
+
+impl Coded {
+    const fn number(self) -> u32 {
+        let (kind, id) = match self {
+            Self::Unreachable => (0, 0),
+            Self::Via(id) => (1, id.0),
+            Self::OnLink(port) => (2, port.0),
+            Self::Local => (3, 0),
+            Self::Blackhole => (4, 0),
+            Self::Several(index) => (5, index),
+        };
+        (kind << 16) | id as u32
+    }
+
+    #[inline]
+    const fn of(number: u32) -> Self {
+        let [a, b, kind, _] = number.to_le_bytes();
+        let id = u16::from_le_bytes([a, b]);
+        match kind {
+            1 => Self::Via(NextHopId(id)),
+            2 => Self::OnLink(PortId(id)),
+            3 => Self::Local,
+            4 => Self::Blackhole,
+            5 => Self::Several(id),
+            _ => Self::Unreachable,
         }
     }
 }
@@ -53,17 +86,27 @@ impl Routing {
     /// Where this destination goes; several ways are shared out by the hash, in proportion to their weights.
     #[inline]
     pub fn route(&self, ip: Ipv6Addr, v4: bool, hash: u32) -> Hop {
-        let Some(number) = self.prefixes.lookup(ip, v4) else { return Hop::Unreachable };
-        match self.routes.get(number as usize) {
-            Some(Some(Route::Via(ways))) => match ways.as_slice() {
-                [(one, _)] => Hop::Via(*one),
-                several => choose(several, hash).map_or(Hop::Unreachable, Hop::Via),
-            },
-            Some(Some(Route::OnLink(port))) => Hop::OnLink(*port),
-            Some(Some(Route::Local)) => Hop::Local,
-            Some(Some(Route::Blackhole)) => Hop::Blackhole,
-            Some(Some(Route::Unreachable) | None) | None => Hop::Unreachable,
+        match self.routes.lookup(ip, v4).map(Coded::of) {
+            Some(Coded::Via(id)) => Hop::Via(id),
+            Some(Coded::OnLink(port)) => Hop::OnLink(port),
+            Some(Coded::Local) => Hop::Local,
+            Some(Coded::Blackhole) => Hop::Blackhole,
+            Some(Coded::Several(index)) => self.choose(index, hash).map_or(Hop::Unreachable, Hop::Via),
+            Some(Coded::Unreachable) | None => Hop::Unreachable,
         }
+    }
+
+    fn choose(&self, index: u16, hash: u32) -> Option<NextHopId> {
+        let ways = self.several.get(usize::from(index))?;
+        let total = ways.last()?.0 as usize;
+        let at = reduce(hash, total);
+        ways.get(ways.partition_point(|(sum, _)| *sum as usize <= at)).map(|(_, id)| *id)
+    }
+
+    /// Start fetching what [`Self::route`] will read first.
+    #[inline]
+    pub fn prefetch(&self, ip: Ipv6Addr, v4: bool) {
+        self.routes.prefetch(ip, v4);
     }
 
     #[inline]
@@ -78,14 +121,20 @@ impl Routing {
 
     /// May a packet from this source come in by this port? (Strict reverse path check, any of several ways will do.)
     pub fn comes_by(&self, ip: Ipv6Addr, v4: bool, port: PortId) -> bool {
-        let Some(number) = self.prefixes.lookup(ip, v4) else { return false };
-        match self.routes.get(number as usize) {
-            Some(Some(Route::Via(ways))) => {
-                ways.iter().any(|(hop, _)| self.hop(*hop).is_some_and(|hop| hop.port == port))
+        let by = |id: &NextHopId| self.hop(*id).is_some_and(|hop| hop.port == port);
+        match self.routes.lookup(ip, v4).map(Coded::of) {
+            Some(Coded::Via(id)) => by(&id),
+            Some(Coded::Several(index)) => {
+                self.several.get(usize::from(index)).is_some_and(|ways| ways.iter().any(|(_, id)| by(id)))
             }
-            Some(Some(Route::OnLink(by))) => *by == port,
-            Some(Some(Route::Local | Route::Unreachable | Route::Blackhole) | None) | None => false,
+            Some(Coded::OnLink(on)) => on == port,
+            Some(Coded::Local | Coded::Unreachable | Coded::Blackhole) | None => false,
         }
+    }
+
+    /// Is there any way to this source at all? (Loose reverse path check.)
+    pub fn is_reachable(&self, ip: Ipv6Addr, v4: bool) -> bool {
+        matches!(self.route(ip, v4, 0), Hop::Via(_) | Hop::OnLink(_))
     }
 
     /// The gateway's own address on this port, of the family wanted: the source of answers.
@@ -95,16 +144,19 @@ impl Routing {
     }
 
     /// The port of a device and VLAN.
+    #[inline]
     pub fn find_port(&self, device: u16, vlan: u16) -> Option<PortId> {
-        let index = self
-            .ports
-            .iter()
-            .position(|port| port.as_ref().is_some_and(|port| port.device == device && port.vlan == vlan))?;
-        u16::try_from(index).ok().map(PortId)
+        let at = self.by_tag.binary_search_by_key(&(device, vlan), |(tag, _)| *tag).ok()?;
+        Some(self.by_tag[at].1)
     }
 
     pub(super) fn set_port(&mut self, id: PortId, port: Option<&Port>) {
         set(&mut self.ports, usize::from(id.0), port);
+        let ports = self.ports.iter().zip(0..).filter_map(|(port, n)| Some((port.as_ref()?, PortId(n))));
+        self.by_tag = ports.map(|(port, id)| ((port.device, port.vlan), id)).collect();
+        // Of two ports with one tag, which is a mistake, the lower counts.
+        self.by_tag.sort_unstable();
+        self.by_tag.dedup_by_key(|(tag, _)| *tag);
     }
 
     pub(super) fn set_hop(&mut self, id: NextHopId, hop: Option<NextHop>) {
@@ -112,27 +164,60 @@ impl Routing {
     }
 
     pub(super) fn set_route(&mut self, prefix: Prefix, route: Option<&Route>) {
-        match (route, self.numbers.get(&prefix).copied()) {
-            (Some(route), Some(number)) => self.routes[number as usize] = Some(route.clone()),
-            (Some(route), None) => {
-                let number =
-                    self.free.pop().unwrap_or_else(|| u32::try_from(self.routes.len()).unwrap_or(u32::MAX));
-                set(&mut self.routes, number as usize, Some(route));
-                self.numbers.insert(prefix, number);
-                self.prefixes.insert(prefix, number);
+        let old = match route {
+            Some(route) => {
+                let coded = self.coded(route);
+                self.routes.insert(prefix, coded.number())
             }
-            (None, Some(number)) => {
-                self.numbers.remove(&prefix);
-                self.prefixes.remove(prefix);
-                self.routes[number as usize] = None;
-                self.free.push(number);
-            }
-            (None, None) => {}
+            None => self.routes.remove(prefix),
+        };
+        if let Some(Coded::Several(index)) = old.map(Coded::of) {
+            self.several[usize::from(index)] = Box::default();
+            self.free.push(index);
         }
     }
 
+    fn coded(&mut self, route: &Route) -> Coded {
+        match route {
+            Route::Via(ways) => match ways.as_slice() {
+                [] => Coded::Unreachable,
+                [(one, _)] => Coded::Via(*one),
+                several => self.store(several),
+            },
+            Route::OnLink(port) => Coded::OnLink(*port),
+            Route::Local => Coded::Local,
+            Route::Unreachable => Coded::Unreachable,
+            Route::Blackhole => Coded::Blackhole,
+        }
+    }
+
+    fn store(&mut self, ways: &[(NextHopId, u16)]) -> Coded {
+        let mut sum = 0;
+        let ways = ways.iter().map(|(id, weight)| {
+            sum += u32::from(*weight).max(1);
+            (sum, *id)
+        });
+        let ways: Several = ways.collect();
+        if let Some(index) = self.free.pop() {
+            self.several[usize::from(index)] = ways;
+            return Coded::Several(index);
+        }
+        match u16::try_from(self.several.len()) {
+            Ok(index) => {
+                self.several.push(ways);
+                Coded::Several(index)
+            }
+            // More than `MAX_SEVERAL` are refused before they come here; should one slip through, its first way serves.
+            Err(_) => ways.first().map_or(Coded::Unreachable, |(_, id)| Coded::Via(*id)),
+        }
+    }
+
+    pub(super) fn several(&self) -> usize {
+        self.several.len() - self.free.len()
+    }
+
     pub fn routes(&self) -> usize {
-        self.numbers.len()
+        self.routes.len()
     }
 }
 
@@ -143,15 +228,25 @@ fn set<T: Clone>(list: &mut Vec<Option<T>>, index: usize, value: Option<&T>) {
     list[index] = value.cloned();
 }
 
-fn choose(ways: &[(NextHopId, u16)], hash: u32) -> Option<NextHopId> {
-    let total: usize = ways.iter().map(|(_, weight)| usize::from(*weight).max(1)).sum();
-    let mut left = reduce(hash, total);
-    for (hop, weight) in ways {
-        let weight = usize::from(*weight).max(1);
-        if left < weight {
-            return Some(*hop);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn several_ways_are_shared_by_weight_and_their_room_is_used_again() {
+        let mut routing = Routing::default();
+        let prefix = Prefix { addr: [10, 0, 0, 0].into(), len: 8 };
+        let route = Route::Via(vec![(NextHopId(1), 3), (NextHopId(2), 1)]);
+        for _ in 0..100 {
+            routing.set_route(prefix, Some(&route));
+            routing.set_route(prefix, Some(&Route::Local));
         }
-        left -= weight;
+        assert_eq!((routing.several(), routing.several.len()), (0, 1));
+        routing.set_route(prefix, Some(&route));
+        let ip = core::net::Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped();
+        let first = (0..4000_u32).filter(|n| routing.route(ip, true, n * 77_777) == Hop::Via(NextHopId(1)));
+        let first = first.count();
+        assert!((2900..3100).contains(&first), "{first} of 4000 by the way of weight 3 of 4");
     }
-    None
 }

@@ -1,7 +1,9 @@
 //! Which worker owns a flow. It follows from the tables alone, for both directions and through every translation, so
 //! that a packet that arrives on another worker's queue is handed to the one that knows its flow.
 
-use super::{Tables, egress};
+use core::net::Ipv6Addr;
+
+use super::Tables;
 use crate::flow_key::FlowKey;
 use crate::verdict::WorkerId;
 
@@ -24,17 +26,18 @@ impl Tables {
         if workers <= 1 {
             return sole(WorkerId(0));
         }
-        let (first, last) = self.settings.snat_ports;
-        if (first..=last).contains(&key.dport) && egress::is_nat_address(&self.settings, key.destination()) {
-            return sole(slice_of(key.dport, (first, last), workers));
+        let ports = self.settings.snat_ports;
+        if (ports.0..=ports.1).contains(&key.dport) && self.egress.is_nat_address(key.dst) {
+            return sole(slice_of(key.dport, ports, workers));
         }
-        let client = |ip: core::net::Ipv6Addr, port: u16| pick(half(u128::from(ip), port), workers);
+        let client = |ip: Ipv6Addr, port: u16| pick(half(ip, port), workers);
         if self.services.is_frontend(key) {
             return sole(client(key.src, key.sport));
         }
-        let both = half(u128::from(key.src), key.sport) ^ half(u128::from(key.dst), key.dport);
-        let from = self.services.is_backend(key.src, key.sport);
-        let to = self.services.is_backend(key.dst, key.dport);
+        // A sum, because it is the same from both sides and not zero for somebody who talks to himself.
+        let both = half(key.src, key.sport).wrapping_add(half(key.dst, key.dport));
+        let from = self.services.is_backend(key.src, key.sport, key.proto);
+        let to = self.services.is_backend(key.dst, key.dport, key.proto);
         match (from, to) {
             (true, false) => sole(client(key.dst, key.dport)),
             (false, true) => sole(client(key.src, key.sport)),
@@ -66,14 +69,22 @@ fn slice_of(port: u16, range: (u16, u16), workers: u8) -> WorkerId {
 
 /// One side of a flow, mixed.
 #[expect(clippy::cast_possible_truncation, reason = "folds 128 bits into 64")]
-fn half(ip: u128, port: u16) -> u64 {
-    let folded = (ip as u64) ^ ((ip >> 64) as u64).rotate_left(29) ^ u64::from(port) << 48;
-    let mixed = (folded ^ folded >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    mixed ^ mixed >> 32
+fn half(ip: Ipv6Addr, port: u16) -> u64 {
+    let ip = ip.to_bits();
+    let product = u128::from(ip as u64 ^ 0x9e37_79b9_7f4a_7c15)
+        * u128::from((ip >> 64) as u64 ^ u64::from(port) << 16 ^ 0xd6e8_feb8_6659_fd93);
+    mix(product as u64 ^ (product >> 64) as u64)
+}
+
+/// Every bit of the result hangs on every bit of the argument.
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x = (x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ x >> 32
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the result is below `workers`")]
 fn pick(hash: u64, workers: u8) -> WorkerId {
-    let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let mixed = mix(hash) >> 32;
     WorkerId(((mixed * u64::from(workers)) >> 32) as u8)
 }

@@ -101,6 +101,10 @@ impl Policies {
         self.classes[index] = record.map(Class::new);
     }
 
+    pub(super) fn has(&self, id: ClassId) -> bool {
+        matches!(self.classes.get(id.0 as usize), Some(Some(_)))
+    }
+
     pub fn classes(&self) -> usize {
         self.classes.iter().flatten().count()
     }

@@ -373,7 +373,10 @@ impl Lab {
     pub fn disturb(&mut self, which: u8) {
         match which {
             0 => self.remove_all_backends(),
-            1 => self.change(&[Change::Class(BACKENDS, None)]),
+            1 => self.change(&[Change::Class(
+                BACKENDS,
+                Some(PolicyClass { default_deny: true, ..Default::default() }),
+            )]),
             2 => self
                 .change(&[Change::Route(prefix("10.244.0.0/24"), None), Change::NextHop(NextHopId(4), None)]),
             _ => self.masquerade(),

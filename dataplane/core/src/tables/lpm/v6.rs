@@ -1,0 +1,496 @@
+//! IPv6: a hash table for each of six anchor lengths, longest first, and a trie for the lengths between two anchors.
+//!
+//! Most prefixes are as long as an anchor (/128 hosts, /64 links, /48 sites, /32 providers): they cost one memory access.
+//! An entry exists for an anchor's key as soon as any prefix lies below it; what is longer than the anchor and shorter
+//! than the next one is in a trie of six bits a step (a "tree bitmap"), whose nodes and values lie in blocks without gaps.
+
+use alloc::vec::Vec;
+use alloc::{vec, vec::IntoIter};
+
+use arrayvec::ArrayVec;
+
+use crate::intrinsics;
+
+/// Longest first; the last one holds everything.
+const ANCHORS: [u8; 6] = [128, 64, 48, 32, 16, 0];
+
+#[derive(Clone, Debug)]
+pub(super) struct V6 {
+    classes: [Class; ANCHORS.len()],
+}
+
+impl Default for V6 {
+    fn default() -> Self {
+        Self { classes: ANCHORS.map(Class::new) }
+    }
+}
+
+const fn mask(len: u8) -> u128 {
+    if len == 0 { 0 } else { u128::MAX << (128 - len) }
+}
+
+impl V6 {
+    #[inline]
+    pub(super) fn lookup(&self, ip: u128) -> Option<u32> {
+        self.classes.iter().filter(|class| class.keys.used > 0).find_map(|class| class.lookup(ip))
+    }
+
+    #[inline]
+    pub(super) fn prefetch(&self, ip: u128) {
+        for class in &self.classes {
+            if class.keys.used > 0 {
+                class.keys.prefetch(ip & mask(class.anchor));
+            }
+        }
+    }
+
+    pub(super) fn get(&self, ip: u128, len: u8) -> Option<u32> {
+        self.classes[class_of(len)].get(ip & mask(len), len)
+    }
+
+    pub(super) fn insert(&mut self, ip: u128, len: u8, value: u32) -> Option<u32> {
+        self.classes[class_of(len)].insert(ip & mask(len), len, value)
+    }
+
+    pub(super) fn remove(&mut self, ip: u128, len: u8) -> Option<u32> {
+        self.classes[class_of(len)].remove(ip & mask(len), len)
+    }
+}
+
+fn class_of(len: u8) -> usize {
+    ANCHORS.iter().position(|anchor| *anchor <= len).unwrap_or(ANCHORS.len() - 1)
+}
+
+/// The prefixes from one anchor up to the next.
+#[derive(Clone, Debug)]
+struct Class {
+    anchor: u8,
+    keys: Keys,
+    trie: Trie,
+}
+
+impl Class {
+    fn new(anchor: u8) -> Self {
+        Self { anchor, keys: Keys::default(), trie: Trie::default() }
+    }
+
+    #[inline]
+    fn lookup(&self, ip: u128) -> Option<u32> {
+        let entry = self.keys.find(ip & mask(self.anchor))?;
+        if entry.root != 0
+            && let Some(value) = self.trie.lookup(entry.root, ip << self.anchor)
+        {
+            return Some(value);
+        }
+        entry.value.checked_sub(1)
+    }
+
+    fn get(&self, ip: u128, len: u8) -> Option<u32> {
+        let entry = self.keys.find(ip & mask(self.anchor))?;
+        if len == self.anchor {
+            return entry.value.checked_sub(1);
+        }
+        (entry.root != 0).then(|| self.trie.get(entry.root, ip << self.anchor, len - self.anchor))?
+    }
+
+    fn insert(&mut self, ip: u128, len: u8, value: u32) -> Option<u32> {
+        let entry = self.keys.make(ip & mask(self.anchor));
+        if len == self.anchor {
+            let old = entry.value.checked_sub(1);
+            entry.value = value + 1;
+            return old;
+        }
+        if entry.root == 0 {
+            entry.root = self.trie.nodes.allocate(1);
+        }
+        let root = entry.root;
+        self.trie.insert(root, ip << self.anchor, len - self.anchor, value)
+    }
+
+    fn remove(&mut self, ip: u128, len: u8) -> Option<u32> {
+        let key = ip & mask(self.anchor);
+        let entry = self.keys.find_mut(key)?;
+        let old = if len == self.anchor {
+            let old = entry.value.checked_sub(1);
+            entry.value = 0;
+            old
+        } else if entry.root != 0 {
+            let (old, empty) = self.trie.remove(entry.root, ip << self.anchor, len - self.anchor);
+            if empty {
+                self.trie.nodes.release(entry.root, 1);
+                entry.root = 0;
+            }
+            old
+        } else {
+            None
+        };
+        if entry.is_empty() {
+            self.keys.remove(key);
+        }
+        old
+    }
+}
+
+/// What lies at one anchor's key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// The key's upper and lower half; anchors up to /64 have zeros below.
+    high: u64,
+    low: u64,
+    /// Of the prefix that is as long as the anchor, plus one.
+    value: u32,
+    /// Of the trie with what is longer; 0: none.
+    root: u32,
+}
+
+impl Entry {
+    const fn is_empty(&self) -> bool {
+        self.value == 0 && self.root == 0
+    }
+}
+
+/// Open addressing, linear probing, at most half full; what is removed is closed up, so there are no tombstones.
+#[derive(Clone, Debug, Default)]
+struct Keys {
+    slots: Vec<Entry>,
+    used: usize,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
+const fn halves(key: u128) -> (u64, u64) {
+    ((key >> 64) as u64, key as u64)
+}
+
+impl Keys {
+    /// Where a search for the key begins. The number of slots is a power of two.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "folds 128 bits into 64")]
+    fn start(&self, (high, low): (u64, u64)) -> usize {
+        let product = u128::from(high ^ 0x9e37_79b9_7f4a_7c15)
+            * u128::from(low.rotate_left(32) ^ 0xd6e8_feb8_6659_fd93);
+        let folded = (product as u64) ^ ((product >> 64) as u64);
+        folded as usize & (self.slots.len().wrapping_sub(1))
+    }
+
+    #[inline]
+    fn position(&self, key: u128) -> Option<usize> {
+        let (high, low) = halves(key);
+        let mut at = self.start((high, low));
+        loop {
+            let entry = self.slots.get(at)?;
+            if entry.high == high && entry.low == low && !entry.is_empty() {
+                return Some(at);
+            }
+            if entry.is_empty() {
+                return None;
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    #[inline]
+    fn find(&self, key: u128) -> Option<&Entry> {
+        self.position(key).map(|at| &self.slots[at])
+    }
+
+    fn find_mut(&mut self, key: u128) -> Option<&mut Entry> {
+        self.position(key).map(|at| &mut self.slots[at])
+    }
+
+    #[inline]
+    fn prefetch(&self, key: u128) {
+        if let Some(entry) = self.slots.get(self.start(halves(key))) {
+            intrinsics::prefetch(entry);
+        }
+    }
+
+    /// The entry of this key, new if need be. The caller puts something into it.
+    fn make(&mut self, key: u128) -> &mut Entry {
+        if let Some(at) = self.position(key) {
+            return &mut self.slots[at];
+        }
+        if (self.used + 1) * 2 > self.slots.len() {
+            self.grow();
+        }
+        self.used += 1;
+        let (high, low) = halves(key);
+        let at = self.vacant((high, low));
+        self.slots[at] = Entry { high, low, ..Entry::default() };
+        &mut self.slots[at]
+    }
+
+    fn vacant(&self, halves: (u64, u64)) -> usize {
+        let mut at = self.start(halves);
+        while !self.slots[at].is_empty() {
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        at
+    }
+
+    fn grow(&mut self) {
+        let larger = vec![Entry::default(); (self.slots.len() * 2).max(16)];
+        let old: IntoIter<Entry> = core::mem::replace(&mut self.slots, larger).into_iter();
+        for entry in old.filter(|entry| !entry.is_empty()) {
+            let at = self.vacant((entry.high, entry.low));
+            self.slots[at] = entry;
+        }
+    }
+
+    /// Take the (emptied) entry of this key out: those behind it that may move up do.
+    fn remove(&mut self, key: u128) {
+        let (high, low) = halves(key);
+        let wrap = self.slots.len() - 1;
+        let mut hole = self.start((high, low));
+        while (self.slots[hole].high, self.slots[hole].low) != (high, low) || !self.slots[hole].is_empty() {
+            hole = (hole + 1) & wrap;
+        }
+        self.used -= 1;
+        self.slots[hole] = Entry::default();
+        let mut at = (hole + 1) & wrap;
+        while !self.slots[at].is_empty() {
+            let home = self.start((self.slots[at].high, self.slots[at].low));
+            // It may move if its home does not lie between the hole (exclusive) and itself.
+            if at.wrapping_sub(home) & wrap >= at.wrapping_sub(hole) & wrap {
+                self.slots[hole] = self.slots[at];
+                self.slots[at] = Entry::default();
+                hole = at;
+            }
+            at = (at + 1) & wrap;
+        }
+    }
+}
+
+/// Bits that one node takes.
+const STRIDE: u8 = 6;
+
+/// Six bits of a prefix: which prefixes end here (bit `2^n - 1 + bits` for one with n bits left), which go on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Node {
+    ends: u64,
+    goes_on: u64,
+    /// First of this node's values, in the order of `ends`.
+    values: u32,
+    /// First of its children, in the order of `goes_on`.
+    children: u32,
+}
+
+/// For each six bits, the bits in `ends` of the prefixes that hold them.
+const HOLDERS: [u64; 64] = {
+    let mut holders = [0; 64];
+    let mut slot = 0;
+    while slot < 64 {
+        let mut n = 0;
+        while n < STRIDE {
+            holders[slot] |= 1 << ((1 << n) - 1 + (slot >> (STRIDE - n)));
+            n += 1;
+        }
+        slot += 1;
+    }
+    holders
+};
+
+const fn below(bits: u64, at: u32) -> u32 {
+    (bits & ((1 << at) - 1)).count_ones()
+}
+
+/// The next six bits.
+const fn step(rest: u128) -> u32 {
+    (rest >> (128 - STRIDE)) as u32
+}
+
+/// Where a prefix of `len < STRIDE` more bits ends.
+const fn end(rest: u128, len: u8) -> u32 {
+    (1 << len) - 1 + (step(rest) >> (STRIDE - len))
+}
+
+#[derive(Clone, Debug, Default)]
+struct Trie {
+    nodes: Blocks<Node>,
+    values: Blocks<u32>,
+}
+
+impl Trie {
+    #[inline]
+    fn lookup(&self, root: u32, mut rest: u128) -> Option<u32> {
+        let mut node = &self.nodes.items[root as usize];
+        let mut best = None;
+        loop {
+            let slot = step(rest);
+            let ends = node.ends & HOLDERS[slot as usize];
+            if ends != 0 {
+                best = Some(node.values + below(node.ends, 63 - ends.leading_zeros()));
+            }
+            if node.goes_on >> slot & 1 == 0 {
+                return best.map(|at| self.values.items[at as usize]);
+            }
+            node = &self.nodes.items[(node.children + below(node.goes_on, slot)) as usize];
+            rest <<= STRIDE;
+        }
+    }
+
+    fn get(&self, root: u32, mut rest: u128, mut len: u8) -> Option<u32> {
+        let mut node = &self.nodes.items[root as usize];
+        while len >= STRIDE {
+            let slot = step(rest);
+            if node.goes_on >> slot & 1 == 0 {
+                return None;
+            }
+            node = &self.nodes.items[(node.children + below(node.goes_on, slot)) as usize];
+            (rest, len) = (rest << STRIDE, len - STRIDE);
+        }
+        let end = end(rest, len);
+        (node.ends >> end & 1 != 0).then(|| self.values.items[(node.values + below(node.ends, end)) as usize])
+    }
+
+    fn insert(&mut self, root: u32, mut rest: u128, mut len: u8, value: u32) -> Option<u32> {
+        let mut at = root as usize;
+        while len >= STRIDE {
+            at = self.child(at, step(rest));
+            (rest, len) = (rest << STRIDE, len - STRIDE);
+        }
+        let end = end(rest, len);
+        let node = &mut self.nodes.items[at];
+        let rank = below(node.ends, end);
+        if node.ends >> end & 1 != 0 {
+            return Some(core::mem::replace(&mut self.values.items[(node.values + rank) as usize], value));
+        }
+        node.values = self.values.widen(node.values, node.ends.count_ones(), rank, value);
+        node.ends |= 1 << end;
+        None
+    }
+
+    /// The child behind these six bits, made if need be.
+    fn child(&mut self, at: usize, slot: u32) -> usize {
+        let node = self.nodes.items[at];
+        let rank = below(node.goes_on, slot);
+        if node.goes_on >> slot & 1 != 0 {
+            return (node.children + rank) as usize;
+        }
+        let children = self.nodes.widen(node.children, node.goes_on.count_ones(), rank, Node::default());
+        let node = &mut self.nodes.items[at];
+        node.children = children;
+        node.goes_on |= 1 << slot;
+        (children + rank) as usize
+    }
+
+    /// What was there, and whether the root holds nothing any more.
+    fn remove(&mut self, root: u32, mut rest: u128, mut len: u8) -> (Option<u32>, bool) {
+        let mut way: ArrayVec<(usize, u32), 22> = ArrayVec::new();
+        let mut at = root as usize;
+        while len >= STRIDE {
+            let (node, slot) = (&self.nodes.items[at], step(rest));
+            if node.goes_on >> slot & 1 == 0 {
+                return (None, false);
+            }
+            way.push((at, slot));
+            at = (node.children + below(node.goes_on, slot)) as usize;
+            (rest, len) = (rest << STRIDE, len - STRIDE);
+        }
+        let (end, node) = (end(rest, len), self.nodes.items[at]);
+        if node.ends >> end & 1 == 0 {
+            return (None, false);
+        }
+        let rank = below(node.ends, end);
+        let old = self.values.items[(node.values + rank) as usize];
+        self.nodes.items[at].values = self.values.narrow(node.values, node.ends.count_ones(), rank);
+        self.nodes.items[at].ends &= !(1 << end);
+        while self.nodes.items[at].ends == 0 && self.nodes.items[at].goes_on == 0 {
+            let Some((parent, slot)) = way.pop() else { return (Some(old), true) };
+            let node = self.nodes.items[parent];
+            let children =
+                self.nodes.narrow(node.children, node.goes_on.count_ones(), below(node.goes_on, slot));
+            self.nodes.items[parent].children = children;
+            self.nodes.items[parent].goes_on &= !(1 << slot);
+            at = parent;
+        }
+        (Some(old), false)
+    }
+}
+
+/// Runs of up to 64 items without gaps in one list; freed runs are used again for runs of the same length.
+#[derive(Clone, Debug)]
+struct Blocks<T> {
+    /// The first item is never used, so that 0 is "none".
+    items: Vec<T>,
+    free: Vec<Vec<u32>>,
+}
+
+impl<T: Copy + Default> Default for Blocks<T> {
+    fn default() -> Self {
+        Self { items: vec![T::default()], free: vec![Vec::new(); 65] }
+    }
+}
+
+impl<T: Copy + Default> Blocks<T> {
+    fn allocate(&mut self, count: u32) -> u32 {
+        let at = self.free[count as usize].pop().unwrap_or_else(|| {
+            let at = self.items.len();
+            self.items.resize(at + count as usize, T::default());
+            u32::try_from(at).unwrap_or(0)
+        });
+        self.items[at as usize..][..count as usize].fill(T::default());
+        at
+    }
+
+    fn release(&mut self, at: u32, count: u32) {
+        if count > 0 {
+            self.free[count as usize].push(at);
+        }
+    }
+
+    /// The run with one more item, `item` at `rank`; the run moves.
+    fn widen(&mut self, at: u32, count: u32, rank: u32, item: T) -> u32 {
+        let new = self.allocate(count + 1) as usize;
+        let (at_, rank_, count_) = (at as usize, rank as usize, count as usize);
+        self.items.copy_within(at_..at_ + rank_, new);
+        self.items[new + rank_] = item;
+        self.items.copy_within(at_ + rank_..at_ + count_, new + rank_ + 1);
+        self.release(at, count);
+        u32::try_from(new).unwrap_or(0)
+    }
+
+    /// The run without the item at `rank`; the run moves.
+    fn narrow(&mut self, at: u32, count: u32, rank: u32) -> u32 {
+        let new = if count > 1 { self.allocate(count - 1) as usize } else { 0 };
+        if count > 1 {
+            let (at_, rank_, count_) = (at as usize, rank as usize, count as usize);
+            self.items.copy_within(at_..at_ + rank_, new);
+            self.items.copy_within(at_ + rank_ + 1..at_ + count_, new + rank_);
+        }
+        self.release(at, count);
+        u32::try_from(new).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_leaves_its_room_to_others() {
+        let mut table = V6::default();
+        let prefixes: Vec<(u128, u8)> = (0..2000_u32)
+            .map(|n| {
+                let len = u8::try_from(n % 129).unwrap();
+                (u128::from(n.wrapping_mul(0x9e37_79b1)).rotate_left(96 - n % 90) & mask(len), len)
+            })
+            .collect();
+        let mut sizes = Vec::new();
+        for _ in 0..3 {
+            for (ip, len) in &prefixes {
+                table.insert(*ip, *len, 7);
+            }
+            for (ip, len) in &prefixes {
+                table.remove(*ip, *len);
+            }
+            let room = |class: &Class| {
+                assert_eq!(class.keys.used, 0);
+                (class.keys.slots.len(), class.trie.nodes.items.len(), class.trie.values.items.len())
+            };
+            sizes.push(table.classes.iter().map(room).collect::<Vec<_>>());
+        }
+        assert_eq!(sizes[1], sizes[0]);
+        assert_eq!(sizes[2], sizes[0]);
+        assert!(sizes[0].iter().any(|(_, nodes, _)| *nodes > 100), "tries were needed: {sizes:?}");
+    }
+}
