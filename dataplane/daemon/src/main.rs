@@ -1,2 +1,91 @@
-//! Placeholder until its parts land.
-fn main() {}
+//! `sluiced`: the dataplane daemon. What was typed becomes settings, settings become workers, and errors exit codes.
+
+mod clock;
+mod control;
+mod housekeeping;
+mod mirror;
+mod snapshot;
+mod status;
+mod steering;
+mod workers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use sluice_feed::settings::DataplaneSettings;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluiced",
+    version,
+    about = "Dataplane of the Sluice gateway: AF_XDP workers, steering, and a mirror of the kernel's routes",
+    after_help = "Signals: TERM and INT detach in order and stop, HUP reads the kernel's tables again.\n\
+                  Exit codes: 0 stopped, 2 could not start."
+)]
+struct Args {
+    /// Settings as JSON; `sluice config dataplane FILE` makes them of a gateway's configuration.
+    #[arg(long, value_name = "FILE")]
+    settings: PathBuf,
+    /// Form of the log on standard error.
+    #[arg(long, value_enum, default_value_t)]
+    log: LogForm,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogForm {
+    #[default]
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    check_cpu()?;
+    let text = std::fs::read_to_string(&args.settings)
+        .with_context(|| format!("cannot read the settings {}", args.settings.display()))?;
+    let settings: DataplaneSettings = serde_json::from_str(&text)
+        .with_context(|| format!("the settings {} are wrong", args.settings.display()))?;
+    housekeeping::Housekeeping::start(settings)?.run()
+}
+
+fn start_log(form: LogForm) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match form {
+        LogForm::Text => log.with_ansi(false).init(),
+        LogForm::Json => log.json().init(),
+    }
+}
+
+/// This program may be built for instructions that an old machine lacks: say so, instead of dying of one.
+fn check_cpu() -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has = [
+            ("avx2", !cfg!(target_feature = "avx2") || std::is_x86_feature_detected!("avx2")),
+            ("aes", !cfg!(target_feature = "aes") || std::is_x86_feature_detected!("aes")),
+            ("bmi2", !cfg!(target_feature = "bmi2") || std::is_x86_feature_detected!("bmi2")),
+        ];
+        for (name, there) in has {
+            anyhow::ensure!(
+                there,
+                "this CPU lacks {name}, which this build needs; build with a plain target-cpu"
+            );
+        }
+    }
+    Ok(())
+}

@@ -77,7 +77,12 @@ impl XskIo {
         let buffers = (per_device * config.devices.len().max(1)) + 1024;
         let (memory, huge) = Mapping::buffers(buffers * BUFFER, config.huge_pages)?;
         let free = (0..buffers as u64).rev().map(|index| index * BUFFER as u64).collect();
-        let slots = config.devices.iter().cloned().map(|device| Slot { device, socket: None, sent: 0, send_failed: 0 });
+        let slots = config.devices.iter().cloned().map(|device| Slot {
+            device,
+            socket: None,
+            sent: 0,
+            send_failed: 0,
+        });
         let mut io = Self { slots: slots.collect(), free, memory, huge, buffers, next: 0, config };
         for index in 0..io.slots.len() {
             match io.open_socket(index) {
@@ -91,8 +96,9 @@ impl XskIo {
 
     fn open_socket(&mut self, index: usize) -> io::Result<()> {
         let slot = &self.slots[index];
-        let interface = sys::interface_index(&slot.device.name)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {}", slot.device.name)))?;
+        let interface = sys::interface_index(&slot.device.name).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("no interface {}", slot.device.name))
+        })?;
         let shared = self.slots.iter().find_map(|slot| slot.socket.as_ref().map(Socket::raw));
         let target = Target {
             interface,
@@ -226,7 +232,11 @@ impl PacketIo for XskIo {
         }
     }
 
-    fn packets<'a>(&'a mut self, frames: &'a [Frame], port: impl Fn(u16) -> PortId) -> ArrayVec<Packet<'a>, BURST> {
+    fn packets<'a>(
+        &'a mut self,
+        frames: &'a [Frame],
+        port: impl Fn(u16) -> PortId,
+    ) -> ArrayVec<Packet<'a>, BURST> {
         let start = self.memory.start();
         let one = |frame: &Frame| {
             let place = usize::try_from(frame.place()).unwrap_or(usize::MAX);
@@ -238,7 +248,8 @@ impl PacketIo for XskIo {
             // SAFETY: the frame owns its buffer (see the crate's documentation): neither the kernel nor another frame
             // refers to it, and the borrow of `self` and of the frame keeps it so for as long as the slice lives.
             let room = unsafe { std::slice::from_raw_parts_mut(room, BUFFER) };
-            let mut packet = Packet::new(room, frame.start().into(), frame.len().into(), port(frame.device()))?;
+            let mut packet =
+                Packet::new(room, frame.start().into(), frame.len().into(), port(frame.device()))?;
             packet.handed = frame.handed();
             Some(packet)
         };

@@ -24,7 +24,8 @@ pub(crate) struct Ring<T> {
 
 impl<T: Copy> Ring<T> {
     pub(crate) fn new(fd: &OwnedFd, offset: RingOffset, size: u32, page_offset: i64) -> io::Result<Self> {
-        let bytes = usize::try_from(offset.descriptors).unwrap_or(usize::MAX) + size as usize * size_of::<T>();
+        let bytes =
+            usize::try_from(offset.descriptors).unwrap_or(usize::MAX) + size as usize * size_of::<T>();
         let mapping = Mapping::ring(fd, bytes, page_offset)?;
         Ok(Self { mapping, offset, mask: size - 1, mine: 0, theirs: 0, kind: std::marker::PhantomData })
     }

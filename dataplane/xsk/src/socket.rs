@@ -57,7 +57,9 @@ impl Socket {
             let socket = Self::unbound(memory, sizes)?;
             match target.shared {
                 // A shared memory's copy mode follows the queue; asking for it again is refused.
-                Some(fd) => sys::bind(&socket.fd, target.interface, target.queue, libc::XDP_SHARED_UMEM, Some(fd))?,
+                Some(fd) => {
+                    sys::bind(&socket.fd, target.interface, target.queue, libc::XDP_SHARED_UMEM, Some(fd))?
+                }
                 None => {
                     let flags = flags | libc::XDP_USE_NEED_WAKEUP;
                     sys::bind(&socket.fd, target.interface, target.queue, flags, None)?;

@@ -88,7 +88,13 @@ pub(crate) fn get<T: Default>(fd: &OwnedFd, option: i32) -> io::Result<T> {
     Ok(value)
 }
 
-pub(crate) fn bind(fd: &OwnedFd, interface: u32, queue: u32, flags: u16, shared: Option<RawFd>) -> io::Result<()> {
+pub(crate) fn bind(
+    fd: &OwnedFd,
+    interface: u32,
+    queue: u32,
+    flags: u16,
+    shared: Option<RawFd>,
+) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: u16::try_from(libc::AF_XDP).unwrap_or(0),
         sxdp_flags: flags,
@@ -104,9 +110,8 @@ pub(crate) fn bind(fd: &OwnedFd, interface: u32, queue: u32, flags: u16, shared:
 /// Ask the kernel to look at the transmit ring. What it cannot do now it does later.
 pub(crate) fn kick_tx(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: no data is passed, only the descriptor.
-    let sent = unsafe {
-        libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
-    };
+    let sent =
+        unsafe { libc::sendto(fd.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

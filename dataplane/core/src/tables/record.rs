@@ -4,6 +4,7 @@
 //! [`super::Tables::apply`] is the only thing that turns records into lookup structures. Everything here is a value
 //! that can be compared, encoded and printed; nothing here is looked at on the packet path.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -193,6 +194,8 @@ pub struct Settings {
     /// Ports to translate with: first and last, shared out over the workers.
     pub snat_ports: (u16, u16),
     pub masquerade: Masquerade,
+    /// Ports that services may have on the node's own addresses.
+    pub node_ports: (u16, u16),
     /// How many workers share the flows.
     pub workers: u8,
     /// What the gateway guards: packets to and from these prefixes are judged and forwarded by us.
@@ -207,6 +210,7 @@ impl Default for Settings {
             snat_addresses: Vec::new(),
             snat_ports: (32768, 65535),
             masquerade: Masquerade::default(),
+            node_ports: (30000, 32767),
             workers: 1,
             guarded: Vec::new(),
             hash_seed: super::maglev::DEFAULT_SEEDS,
@@ -274,5 +278,89 @@ impl Change {
     /// Does this difference ask flows to be judged again? A neighbour's new MAC does not; all else may.
     pub fn touches_flows(&self) -> bool {
         !matches!(self, Self::NextHop(..))
+    }
+}
+
+/// What a record is filed under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKey {
+    Settings,
+    Port(PortId),
+    NextHop(NextHopId),
+    Identity(IdentitySlot),
+    Class(ClassId),
+    Address(Prefix),
+    Service(ServiceId),
+    Frontend(FrontendKey),
+    Route(Prefix),
+}
+
+/// A generation, or one source's part of it: every record as the change that would put it there.
+pub type Records = BTreeMap<RecordKey, Change>;
+
+impl Change {
+    pub const fn key(&self) -> RecordKey {
+        match self {
+            Self::Identity(slot, _) => RecordKey::Identity(*slot),
+            Self::Address(prefix, _) => RecordKey::Address(*prefix),
+            Self::Class(id, _) => RecordKey::Class(*id),
+            Self::Service(id, _) => RecordKey::Service(*id),
+            Self::Frontend(key, _) => RecordKey::Frontend(*key),
+            Self::Settings(_) => RecordKey::Settings,
+            Self::Port(id, _) => RecordKey::Port(*id),
+            Self::NextHop(id, _) => RecordKey::NextHop(*id),
+            Self::Route(prefix, _) => RecordKey::Route(*prefix),
+        }
+    }
+
+    /// Does this take the record away?
+    pub const fn removes(&self) -> bool {
+        matches!(
+            self,
+            Self::Identity(_, None)
+                | Self::Address(_, None)
+                | Self::Class(_, None)
+                | Self::Service(_, None)
+                | Self::Frontend(_, None)
+                | Self::Port(_, None)
+                | Self::NextHop(_, None)
+                | Self::Route(_, None)
+        )
+    }
+}
+
+impl RecordKey {
+    /// The change that takes such a record away. Settings are never without: they become the default.
+    pub fn removal(self) -> Change {
+        match self {
+            Self::Settings => Change::Settings(Settings::default()),
+            Self::Port(id) => Change::Port(id, None),
+            Self::NextHop(id) => Change::NextHop(id, None),
+            Self::Identity(slot) => Change::Identity(slot, None),
+            Self::Class(id) => Change::Class(id, None),
+            Self::Address(prefix) => Change::Address(prefix, None),
+            Self::Service(id) => Change::Service(id, None),
+            Self::Frontend(key) => Change::Frontend(key, None),
+            Self::Route(prefix) => Change::Route(prefix, None),
+        }
+    }
+}
+
+/// What leads from one set of records to another.
+pub fn diff(old: &Records, new: &Records) -> Vec<Change> {
+    let gone = old.keys().filter(|key| !new.contains_key(key)).map(|key| key.removal());
+    let changed =
+        new.iter().filter(|(key, change)| old.get(key) != Some(change)).map(|(_, change)| change.clone());
+    gone.chain(changed).collect()
+}
+
+/// Put changes into a set of records.
+pub fn merge(records: &mut Records, changes: &[Change]) {
+    for change in changes {
+        if change.removes() {
+            records.remove(&change.key());
+        } else {
+            records.insert(change.key(), change.clone());
+        }
     }
 }

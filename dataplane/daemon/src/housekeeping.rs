@@ -1,0 +1,528 @@
+//! The one thread beside the workers: it listens to control and to the kernel, publishes generations, keeps the XDP
+//! programs' rules, drains events, and writes flows down.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mio::net::UnixListener;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use sluice_core::packet::PortId;
+use sluice_core::state::snapshot::FlowRecord;
+use sluice_core::tables::record::{Change, Prefix, Records, diff, merge};
+use sluice_core::time::Now;
+use sluice_feed::message::{Answer, Question, ToControl};
+use sluice_feed::settings::{AttachMode, DataplaneSettings};
+use sluice_run::epoch::Publisher;
+use sluice_run::hold::Wanted;
+use sluice_steer::{OnFailure, Steer};
+
+use crate::clock::Clock;
+use crate::control::{Connection, Delivery, Request};
+use crate::mirror::Mirror;
+use crate::snapshot::{self, EVERY, PICKUP};
+use crate::workers::{self, Running};
+use crate::{status, steering};
+
+const LISTENER: Token = Token(0);
+const NEWS: Token = Token(1);
+const CONTROL: Token = Token(2);
+/// Between two looks at rings and clocks.
+const TURN: Duration = Duration::from_millis(2);
+const EVENTS_A_TURN: usize = 4096;
+/// The kernel forgets neighbours that it does not use itself: it is reminded of ours.
+const REMIND: u64 = 10 * Now::SECOND;
+/// Devices that are not there are looked for.
+const LOOK_AGAIN: u64 = Now::SECOND / 2;
+/// A generation is on every worker within this, or something is badly wrong.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
+
+pub struct Housekeeping {
+    settings: DataplaneSettings,
+    always: Vec<Prefix>,
+    clock: Clock,
+    poll: Poll,
+    listener: UnixListener,
+    control: Option<Connection>,
+    mirror: Mirror,
+    mirrored: Records,
+    told: Records,
+    generation: u64,
+    publisher: Publisher,
+    workers: Vec<Running>,
+    steers: Vec<Option<Steer>>,
+    rules: steering::Rules,
+    asked: HashMap<Wanted, Now>,
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    writing: Vec<Receiver<Vec<FlowRecord>>>,
+    written: Vec<FlowRecord>,
+    wrote_at: Now,
+    reminded_at: Now,
+    looked_at: Now,
+    picking_up: bool,
+}
+
+impl Housekeeping {
+    /// Take everything that the gateway needs, in the order in which nothing is open for a moment.
+    pub fn start(settings: DataplaneSettings) -> Result<Self> {
+        let clock = Clock::start();
+        let (stop, reload) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))?;
+        let always = settings.guarded.iter().map(|text| prefix(text)).collect::<Result<Vec<_>>>()?;
+        let mut mirror =
+            Mirror::new(&settings.interfaces).context("cannot read the kernel's tables by netlink")?;
+        let mirrored = mirror.read().context("cannot read the kernel's tables by netlink")?;
+        let flows = settings.snapshot.as_deref().map(snapshot::read).transpose().unwrap_or_else(|error| {
+            tracing::warn!("flows of the last process are lost: {error}");
+            None
+        });
+        let flows = flows.unwrap_or_default();
+        let mut publisher = Publisher::default();
+        let workers = workers::start(&settings, &mut publisher, clock, &flows)?;
+        let poll = Poll::new()?;
+        let listener = listen(&settings.socket, &poll)?;
+        let news: RawFd = mirror.news();
+        poll.registry().register(&mut SourceFd(&news), NEWS, Interest::READABLE)?;
+        let steers = settings.interfaces.iter().map(|_| None).collect();
+        let mut house = Self {
+            always,
+            clock,
+            poll,
+            listener,
+            control: None,
+            mirror,
+            mirrored: Records::new(),
+            told: Records::new(),
+            generation: 0,
+            publisher,
+            workers,
+            steers,
+            rules: steering::Rules::default(),
+            asked: HashMap::new(),
+            stop,
+            reload,
+            writing: Vec::new(),
+            written: Vec::new(),
+            wrote_at: Now(0),
+            reminded_at: Now(0),
+            looked_at: Now(0),
+            picking_up: true,
+            settings,
+        };
+        house.attach_all()?;
+        house.take_mirror(mirrored);
+        house.report(flows.len());
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+        Ok(house)
+    }
+
+    pub fn run(mut self) -> Result<()> {
+        let mut events = Events::with_capacity(64);
+        while !self.stop.load(Ordering::Relaxed) {
+            if let Err(error) = self.poll.poll(&mut events, Some(TURN))
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                return Err(error.into());
+            }
+            let tokens: Vec<Token> = events.iter().map(mio::event::Event::token).collect();
+            for token in tokens {
+                match token {
+                    LISTENER => self.accept(),
+                    NEWS => self.read_kernel(),
+                    _ => self.hear_control(),
+                }
+            }
+            self.turn();
+        }
+        self.shut_down()
+    }
+
+    fn turn(&mut self) {
+        let now = self.clock.now();
+        if self.reload.swap(false, Ordering::Relaxed) {
+            tracing::info!("reading the kernel's tables again, as asked");
+            self.read_kernel();
+        }
+        self.drain_events();
+        self.ask_for_neighbours(now);
+        self.write_flows(now);
+        if now.0.saturating_sub(self.looked_at.0) > LOOK_AGAIN {
+            self.looked_at = now;
+            self.look_for_devices();
+            drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog]));
+        }
+        if now.0.saturating_sub(self.reminded_at.0) > REMIND {
+            self.reminded_at = now;
+            self.remind_kernel();
+        }
+        if self.picking_up && now.0 > u64::try_from(PICKUP.as_nanos()).unwrap_or(0) {
+            self.picking_up = false;
+            for worker in &self.workers {
+                worker.handle.command(Box::new(|state, _, _| state.config.pickup = false));
+            }
+        }
+        if let Some(control) = &mut self.control {
+            control.flush();
+        }
+    }
+
+    /// Put the XDP program on every device that is there.
+    fn attach_all(&mut self) -> Result<()> {
+        for index in 0..self.steers.len() {
+            if self.mirror.devices[index].is_some() {
+                self.attach(index)?;
+            } else {
+                tracing::warn!(
+                    "there is no interface {}; waiting for it",
+                    self.settings.interfaces[index].name
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, index: usize) -> Result<()> {
+        let interface = &self.settings.interfaces[index];
+        let on_failure = if self.settings.on_failure_pass { OnFailure::Pass } else { OnFailure::Drop };
+        ensure_bpf_fs(&self.settings.pins)?;
+        let mut steer = Steer::open(&interface.name, &self.settings.pins, on_failure)?;
+        for (name, queue, socket) in self.workers.iter().flat_map(Running::sockets) {
+            if name == interface.name {
+                steer.register(queue, socket)?;
+            }
+        }
+        // What an earlier process left stays ours until control says otherwise.
+        if !self.rules.prefixes.is_empty() {
+            steer.set_rules(&self.rules.prefixes)?;
+            steer.set_ports(&self.rules.ports)?;
+        }
+        steer.attach(interface.mode == AttachMode::Native)?;
+        let (mode, reason) = steer.mode();
+        match reason {
+            None => tracing::info!("{}: {} XDP", interface.name, mode.name()),
+            Some(reason) => tracing::warn!("{}: {} XDP, because {reason}", interface.name, mode.name()),
+        }
+        self.steers[index] = Some(steer);
+        Ok(())
+    }
+
+    /// A device that went away and came back gets its program and sockets again.
+    fn look_for_devices(&mut self) {
+        for index in 0..self.steers.len() {
+            let there = self.mirror.devices[index].is_some();
+            match (there, self.steers[index].is_some()) {
+                (false, true) => {
+                    let name = self.settings.interfaces[index].name.clone();
+                    tracing::warn!("{name} is gone");
+                    if let Some(steer) = self.steers[index].take() {
+                        drop(steer.detach());
+                    }
+                }
+                (true, false) => {
+                    if let Err(error) = self.attach(index) {
+                        tracing::warn!("{}: {error:#}", self.settings.interfaces[index].name);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn report(&self, flows: usize) {
+        for attached in self.workers.iter().flat_map(|worker| &worker.attached) {
+            tracing::info!(
+                "{} queue {}: AF_XDP in {} mode{}",
+                attached.name,
+                attached.queue,
+                if attached.copy == sluice_xsk::Copy::Zero { "zero-copy" } else { "copy" },
+                attached.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"))
+            );
+        }
+        let huge = self.workers.iter().all(|worker| worker.huge_pages);
+        tracing::info!(
+            "{} worker(s), {} pages, {flows} flows taken over; listening on {}",
+            self.workers.len(),
+            if huge { "huge" } else { "ordinary" },
+            self.settings.socket.display()
+        );
+    }
+
+    fn accept(&mut self) {
+        while let Ok((mut stream, _)) = self.listener.accept() {
+            if self.control.is_some() {
+                tracing::info!("another control process takes over");
+            }
+            if let Some(mut old) = self.control.take() {
+                drop(self.poll.registry().deregister(&mut old.stream));
+            }
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if let Err(error) = self.poll.registry().register(&mut stream, CONTROL, interest) {
+                tracing::warn!("cannot listen to control: {error}");
+                continue;
+            }
+            self.control = Some(Connection::new(stream));
+        }
+    }
+
+    fn hear_control(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        match control.requests() {
+            Ok(requests) => requests.into_iter().for_each(|request| match request {
+                Request::Delivery(delivery) => self.deliver(delivery),
+                Request::Ask(id, question) => self.answer(id, question),
+            }),
+            Err(why) => {
+                tracing::warn!("{why}; going on with generation {}", self.generation);
+                if let Some(mut old) = self.control.take() {
+                    drop(self.poll.registry().deregister(&mut old.stream));
+                }
+            }
+        }
+    }
+
+    /// Publish what control sent, or refuse it whole.
+    fn deliver(&mut self, delivery: Delivery) {
+        let began = self.clock.now();
+        let changes = if delivery.whole {
+            let wanted: Records = delivery.changes.into_iter().map(|change| (change.key(), change)).collect();
+            diff(&self.told, &wanted)
+        } else {
+            delivery.changes
+        };
+        let generation = delivery.generation;
+        let answer = match self.publish(&changes) {
+            Ok(()) => {
+                merge(&mut self.told, &changes);
+                self.generation = generation;
+                self.steer();
+                let microseconds = (self.clock.now().0 - began.0) / 1000;
+                ToControl::Ack { generation, microseconds }
+            }
+            Err(why) => {
+                tracing::error!("generation {generation} refused: {why}");
+                ToControl::Nack { generation, why }
+            }
+        };
+        if let Some(control) = &mut self.control {
+            control.send(&answer);
+        }
+    }
+
+    /// Make it live on every worker.
+    fn publish(&mut self, changes: &[Change]) -> Result<(), String> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let version = self.publisher.publish(changes.to_vec()).map_err(|error| error.to_string())?;
+        if !self.publisher.wait_seen(version, SEEN_WITHIN) {
+            tracing::error!("a worker has not looked at its tables for {SEEN_WITHIN:?}");
+        }
+        Ok(())
+    }
+
+    fn read_kernel(&mut self) {
+        self.mirror.drain();
+        match self.mirror.read() {
+            Ok(records) => self.take_mirror(records),
+            Err(error) => tracing::warn!("cannot read the kernel's tables: {error}"),
+        }
+    }
+
+    fn take_mirror(&mut self, records: Records) {
+        let changes = diff(&self.mirrored, &records);
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(why) = self.publish(&changes) {
+            tracing::error!("the kernel's tables do not fit: {why}");
+            return;
+        }
+        self.mirrored = records;
+        self.steer();
+    }
+
+    /// Tell the XDP programs what is ours. Before control has spoken, an earlier process's rules stay.
+    fn steer(&mut self) {
+        if self.told.is_empty() && self.always.is_empty() {
+            return;
+        }
+        let rules = steering::rules(&self.told, &self.mirrored, &self.always);
+        if rules == self.rules {
+            return;
+        }
+        for steer in self.steers.iter_mut().flatten() {
+            let set = steer.set_rules(&rules.prefixes).and_then(|()| steer.set_ports(&rules.ports));
+            if let Err(error) = set {
+                tracing::error!("{}: {error}", steer.interface());
+            }
+        }
+        self.rules = rules;
+    }
+
+    fn answer(&mut self, id: u32, question: Question) {
+        let answer = match question {
+            Question::Status => {
+                let names: Vec<String> = self.settings.interfaces.iter().map(|i| i.name.clone()).collect();
+                let seconds = self.clock.now().0 / Now::SECOND;
+                let tables = self.publisher.current();
+                let status =
+                    status::status(seconds, self.generation, &tables, &self.workers, &self.steers, &names);
+                Answer::Status(status.to_string())
+            }
+            Question::Flows { limit } => {
+                let most = usize::try_from(limit).unwrap_or(usize::MAX).min(100_000);
+                let receivers: Vec<_> = self.workers.iter().map(|worker| worker.export(most)).collect();
+                let mut flows: Vec<FlowRecord> =
+                    receivers.iter().flat_map(|receiver| receiver.iter().flatten()).collect();
+                flows.truncate(most);
+                Answer::Flows(flows)
+            }
+        };
+        if let Some(control) = &mut self.control {
+            control.send(&ToControl::Answer { id, answer });
+        }
+    }
+
+    fn drain_events(&mut self) {
+        let mut events = Vec::new();
+        let mut lost = 0;
+        for worker in &mut self.workers {
+            lost += worker.events.lost();
+            while events.len() < EVENTS_A_TURN
+                && let Some(event) = worker.events.next()
+            {
+                events.push(event.into());
+            }
+        }
+        let Some(control) = self.control.as_mut().filter(|_| !events.is_empty()) else { return };
+        if control.is_slow() {
+            control.lost_events += events.len() as u64;
+            return;
+        }
+        let lost = lost + control.lost_events;
+        control.send(&ToControl::Events { events, lost });
+    }
+
+    fn ask_for_neighbours(&mut self, now: Now) {
+        self.asked.retain(|_, at| now.0.saturating_sub(at.0) < Now::SECOND / 2);
+        for worker in &mut self.workers {
+            while let Ok(wanted) = worker.wanted.pop() {
+                if self.asked.insert(wanted, now).is_none()
+                    && let Err(error) = self.mirror.ask(wanted.port, wanted.ip)
+                {
+                    tracing::debug!("the kernel cannot look for {}: {error}", wanted.ip);
+                }
+            }
+        }
+    }
+
+    /// Have the kernel keep the neighbours that we use.
+    fn remind_kernel(&self) {
+        let known = self.mirrored.values().filter_map(|change| match change {
+            Change::NextHop(_, Some(hop)) if hop.mac.is_some() => Some((hop.port, hop.ip)),
+            _ => None,
+        });
+        let known: Vec<(PortId, IpAddr)> = known.take(1024).collect();
+        for (port, ip) in known {
+            drop(self.mirror.ask(port, ip));
+        }
+    }
+
+    /// Write flows down, a step a turn.
+    fn write_flows(&mut self, now: Now) {
+        let Some(path) = self.settings.snapshot.clone() else { return };
+        let every = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
+        if self.writing.is_empty() && now.0.saturating_sub(self.wrote_at.0) > every {
+            self.wrote_at = now;
+            self.writing = self.workers.iter().map(|worker| worker.export(usize::MAX)).collect();
+        }
+        if self.writing.is_empty() {
+            return;
+        }
+        use std::sync::mpsc::TryRecvError;
+        self.writing.retain(|receiver| {
+            loop {
+                match receiver.try_recv() {
+                    Ok(piece) => self.written.extend(piece),
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            }
+        });
+        if self.writing.is_empty() {
+            let flows = std::mem::take(&mut self.written);
+            if let Err(error) = snapshot::write(&path, &flows) {
+                tracing::warn!("cannot write flows to {}: {error}", path.display());
+            }
+        }
+    }
+
+    /// Everything in order: flows down, program off, workers out.
+    fn shut_down(mut self) -> Result<()> {
+        tracing::info!("stopping");
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+        if let Some(path) = self.settings.snapshot.clone() {
+            let receivers: Vec<_> = self.workers.iter().map(|worker| worker.export(usize::MAX)).collect();
+            let flows: Vec<FlowRecord> =
+                receivers.iter().flat_map(|receiver| receiver.iter().flatten()).collect();
+            if let Err(error) = snapshot::write(&path, &flows) {
+                tracing::warn!("cannot write flows to {}: {error}", path.display());
+            }
+        }
+        for steer in self.steers.drain(..).flatten() {
+            if let Err(error) = steer.detach() {
+                tracing::warn!("{error}");
+            }
+        }
+        self.workers.iter_mut().for_each(Running::stop);
+        drop(std::fs::remove_file(&self.settings.socket));
+        Ok(())
+    }
+}
+
+fn listen(path: &PathBuf, poll: &Poll) -> Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    // A socket that nobody answers on is a leftover.
+    if std::os::unix::net::UnixStream::connect(path).is_err() {
+        drop(std::fs::remove_file(path));
+    }
+    let mut listener = UnixListener::bind(path)
+        .with_context(|| format!("cannot listen on {} (is another sluiced running?)", path.display()))?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    Ok(listener)
+}
+
+/// Bare machines have /sys/fs/bpf, but nothing mounted there.
+fn ensure_bpf_fs(pins: &std::path::Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let root = std::path::Path::new("/sys/fs/bpf");
+    if !pins.starts_with(root) || mounts.lines().any(|line| line.split(' ').nth(1) == root.to_str()) {
+        return Ok(());
+    }
+    let status = std::process::Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status();
+    anyhow::ensure!(
+        status.is_ok_and(|status| status.success()),
+        "no BPF file system at {}; mount it: mount -t bpf bpf /sys/fs/bpf",
+        root.display()
+    );
+    Ok(())
+}
+
+fn prefix(text: &str) -> Result<Prefix> {
+    let wrong = || format!("{text} is no prefix");
+    let (addr, len) = text.split_once('/').with_context(wrong)?;
+    Ok(Prefix { addr: addr.parse().with_context(wrong)?, len: len.parse().with_context(wrong)? })
+}

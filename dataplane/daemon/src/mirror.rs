@@ -1,0 +1,361 @@
+//! The kernel's links, addresses, routes and neighbours as records. The kernel stays the router's brain: whatever sets its
+//! tables (an operator, BIRD, keepalived) sets ours within milliseconds.
+//!
+//! On every notification the tables are read anew and compared with what they were, so lost notifications cannot leave
+//! us wrong. A reading costs in proportion to the kernel's tables.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use sluice_core::packet::PortId;
+use sluice_core::tables::record::{Change, NextHop, Port, Prefix, Records, Route};
+use sluice_core::verdict::NextHopId;
+use sluice_feed::settings::Interface;
+
+const MAIN_TABLE: u8 = 254;
+const LOCAL_TABLE: u8 = 255;
+/// RTNLGRP_*: links, neighbours, and addresses and routes of both families.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+
+/// A link as the kernel tells of it.
+#[derive(Clone, Debug, Default)]
+struct Link {
+    name: String,
+    mac: [u8; 6],
+    mtu: u16,
+    up: bool,
+}
+
+#[derive(Debug)]
+pub struct Mirror {
+    questions: Socket,
+    news: Socket,
+    interfaces: Vec<Interface>,
+    /// Numbers of next hops stay with their neighbour.
+    hops: HashMap<(PortId, IpAddr), NextHopId>,
+    /// The interface index of each device, as of the last reading.
+    pub devices: Vec<Option<u32>>,
+}
+
+impl Mirror {
+    pub fn new(interfaces: &[Interface]) -> io::Result<Self> {
+        let mut questions = Socket::new(NETLINK_ROUTE)?;
+        questions.bind_auto()?;
+        questions.connect(&SocketAddr::new(0, 0))?;
+        let mut news = Socket::new(NETLINK_ROUTE)?;
+        news.bind_auto()?;
+        for group in GROUPS {
+            news.add_membership(group)?;
+        }
+        news.set_non_blocking(true)?;
+        let devices = vec![None; interfaces.len()];
+        Ok(Self { questions, news, interfaces: interfaces.to_vec(), hops: HashMap::new(), devices })
+    }
+
+    /// Readable when something changed.
+    pub fn news(&self) -> RawFd {
+        self.news.as_raw_fd()
+    }
+
+    /// Take all notifications off the socket; what they say does not matter.
+    pub fn drain(&self) {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        // ENOBUFS says that some were lost, which is the same as any.
+        while match self.news.recv(&mut buffer, 0) {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() == Some(libc::ENOBUFS),
+        } {
+            buffer.clear();
+        }
+    }
+
+    /// All tables, now.
+    pub fn read(&mut self) -> io::Result<Records> {
+        let links = self.links()?;
+        let index_of = |name: &str| links.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index);
+        self.devices = self.interfaces.iter().map(|interface| index_of(&interface.name)).collect();
+        let mut changes = self.ports(&links)?;
+        self.neighbours(&links, &mut changes)?;
+        self.routes(&links, &mut changes)?;
+        Ok(changes.into_iter().map(|change| (change.key(), change)).collect())
+    }
+
+    /// The port of an interface index.
+    fn port_of(&self, index: u32) -> Option<PortId> {
+        let device = self.devices.iter().position(|device| *device == Some(index))?;
+        u16::try_from(device).ok().map(PortId)
+    }
+
+    fn links(&self) -> io::Result<HashMap<u32, Link>> {
+        let mut links = HashMap::new();
+        for message in self.dump(RouteNetlinkMessage::GetLink(Default::default()))? {
+            let RouteNetlinkMessage::NewLink(message) = message else { continue };
+            let mut link = Link { up: message.header.flags.contains(LinkFlags::Up), ..Link::default() };
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => link.name = name,
+                    LinkAttribute::Mtu(mtu) => link.mtu = u16::try_from(mtu).unwrap_or(u16::MAX),
+                    LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
+                    _ => {}
+                }
+            }
+            links.insert(message.header.index, link);
+        }
+        Ok(links)
+    }
+
+    /// Ports: one a device by the device's own number, then one a VLAN.
+    fn ports(&self, links: &HashMap<u32, Link>) -> io::Result<Vec<Change>> {
+        let mut addresses: HashMap<u32, Vec<Prefix>> = HashMap::new();
+        for message in self.dump(RouteNetlinkMessage::GetAddress(Default::default()))? {
+            let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+            let found =
+                |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+            let local = found(|attribute| match attribute {
+                AddressAttribute::Local(ip) => Some(*ip),
+                _ => None,
+            });
+            let ip = local.or_else(|| {
+                found(|attribute| match attribute {
+                    AddressAttribute::Address(ip) => Some(*ip),
+                    _ => None,
+                })
+            });
+            let Some(addr) = ip.filter(|ip| !is_link_local(*ip)) else { continue };
+            addresses
+                .entry(message.header.index)
+                .or_default()
+                .push(Prefix { addr, len: message.header.prefix_len });
+        }
+        let mut changes = Vec::new();
+        let mut vlan_port = u16::try_from(self.interfaces.len()).unwrap_or(u16::MAX);
+        for (device, (interface, index)) in self.interfaces.iter().zip(&self.devices).enumerate() {
+            let device = u16::try_from(device).unwrap_or(u16::MAX);
+            let link = index.and_then(|index| links.get(&index)).cloned().unwrap_or_default();
+            let mut own = index.and_then(|index| addresses.get(&index)).cloned().unwrap_or_default();
+            own.sort();
+            let port = Port { mac: link.mac, mtu: link.mtu, vlan: 0, device, up: link.up, addresses: own };
+            for vlan in &interface.vlans {
+                changes.push(Change::Port(PortId(vlan_port), Some(Port { vlan: *vlan, ..port.clone() })));
+                vlan_port += 1;
+            }
+            changes.push(Change::Port(PortId(device), Some(port)));
+        }
+        Ok(changes)
+    }
+
+    fn hop_id(&mut self, port: PortId, ip: IpAddr) -> NextHopId {
+        let next = u16::try_from(self.hops.len()).unwrap_or(u16::MAX - 1);
+        *self.hops.entry((port, ip)).or_insert(NextHopId(next))
+    }
+
+    /// Every neighbour that answered is a host route by its own next hop.
+    fn neighbours(&mut self, links: &HashMap<u32, Link>, changes: &mut Vec<Change>) -> io::Result<()> {
+        for message in self.dump(RouteNetlinkMessage::GetNeighbour(Default::default()))? {
+            let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
+            let known = !matches!(
+                message.header.state,
+                NeighbourState::Incomplete
+                    | NeighbourState::Failed
+                    | NeighbourState::None
+                    | NeighbourState::Noarp
+            );
+            let Some(port) = self.port_of(message.header.ifindex).filter(|_| known) else { continue };
+            let (mut ip, mut mac) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some(IpAddr::V4(*v4)),
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                        ip = Some(IpAddr::V6(*v6))
+                    }
+                    NeighbourAttribute::LinkLayerAddress(bytes) => {
+                        mac = <[u8; 6]>::try_from(bytes.as_slice()).ok()
+                    }
+                    _ => {}
+                }
+            }
+            let (Some(ip), Some(mac)) = (ip, mac) else { continue };
+            let mtu = links.get(&message.header.ifindex).map_or(1500, |link| link.mtu);
+            let id = self.hop_id(port, ip);
+            changes.push(Change::NextHop(id, Some(NextHop { port, ip, mac: Some(mac), mtu })));
+            let len = if ip.is_ipv4() { 32 } else { 128 };
+            if !is_link_local(ip) {
+                changes.push(Change::Route(Prefix { addr: ip, len }, Some(Route::Via(vec![(id, 1)]))));
+            }
+        }
+        Ok(())
+    }
+
+    fn routes(&mut self, links: &HashMap<u32, Link>, changes: &mut Vec<Change>) -> io::Result<()> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            for message in self.dump(RouteNetlinkMessage::GetRoute(question))? {
+                let RouteNetlinkMessage::NewRoute(message) = message else { continue };
+                if matches!(message.header.table, MAIN_TABLE | LOCAL_TABLE) {
+                    self.route(links, &message, changes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn route(&mut self, links: &HashMap<u32, Link>, message: &RouteMessage, changes: &mut Vec<Change>) {
+        let v4 = message.header.address_family == AddressFamily::Inet;
+        let anywhere: IpAddr =
+            if v4 { std::net::Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+        let destination = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(address) => ip_of(address),
+            _ => None,
+        });
+        let prefix =
+            Prefix { addr: destination.unwrap_or(anywhere), len: message.header.destination_prefix_length };
+        if is_link_local(prefix.addr) || prefix.addr.is_multicast() {
+            return;
+        }
+        let route = match message.header.kind {
+            RouteType::Unicast => match self.ways(links, &message.attributes, changes) {
+                Some(route) => route,
+                None => return,
+            },
+            RouteType::Local | RouteType::Broadcast | RouteType::Anycast => Route::Local,
+            RouteType::BlackHole => Route::Blackhole,
+            RouteType::Unreachable | RouteType::Prohibit => Route::Unreachable,
+            _ => return,
+        };
+        changes.push(Change::Route(prefix, Some(route)));
+    }
+
+    /// A route's next hops, as far as they are on devices of ours.
+    fn ways(
+        &mut self,
+        links: &HashMap<u32, Link>,
+        attributes: &[RouteAttribute],
+        changes: &mut Vec<Change>,
+    ) -> Option<Route> {
+        let mut ways = Vec::new();
+        let mut on_link = None;
+        let mut add = |mirror: &mut Self, attributes: &[RouteAttribute], oif: Option<u32>, weight: u16| {
+            let oif = attributes
+                .iter()
+                .find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None })
+                .or(oif)?;
+            let port = mirror.port_of(oif)?;
+            let gateway = attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(address) => ip_of(address),
+                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet6(ip)) => {
+                    Some(IpAddr::V6(*ip))
+                }
+                RouteAttribute::Via(netlink_packet_route::route::RouteVia::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                _ => None,
+            });
+            match gateway {
+                Some(ip) => {
+                    let id = mirror.hop_id(port, ip);
+                    let mtu = links.get(&oif).map_or(1500, |link| link.mtu);
+                    // A neighbour that is known has said so before; this only stands in for one that is not.
+                    if !changes
+                        .iter()
+                        .any(|change| matches!(change, Change::NextHop(known, _) if *known == id))
+                    {
+                        changes.push(Change::NextHop(id, Some(NextHop { port, ip, mac: None, mtu })));
+                    }
+                    ways.push((id, weight));
+                }
+                None => on_link = Some(port),
+            }
+            Some(())
+        };
+        add(self, attributes, None, 1);
+        for attribute in attributes {
+            if let RouteAttribute::MultiPath(hops) = attribute {
+                for hop in hops {
+                    add(self, &hop.attributes, Some(hop.interface_index), u16::from(hop.hops) + 1);
+                }
+            }
+        }
+        match (ways.is_empty(), on_link) {
+            (false, _) => Some(Route::Via(ways)),
+            (true, Some(port)) => Some(Route::OnLink(port)),
+            (true, None) => None,
+        }
+    }
+
+    /// Have the kernel find this neighbour, or make sure that it is still there.
+    pub fn ask(&self, port: PortId, ip: IpAddr) -> io::Result<()> {
+        let Some(Some(index)) = self.devices.get(usize::from(port.0)) else { return Ok(()) };
+        let mut message = NeighbourMessage::default();
+        message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.ifindex = *index;
+        message.header.flags = NeighbourFlags::Use;
+        message.attributes = vec![NeighbourAttribute::Destination(ip.into())];
+        let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK;
+        self.send(RouteNetlinkMessage::NewNeighbour(message), flags)?;
+        let mut buffer = Vec::with_capacity(8192);
+        self.questions.recv(&mut buffer, 0).map(drop)
+    }
+
+    fn send(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.questions.send(&bytes, 0).map(drop)
+    }
+
+    fn dump(&self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(question, NLM_F_REQUEST | NLM_F_DUMP)?;
+        let mut answers = Vec::new();
+        loop {
+            let mut buffer = Vec::with_capacity(256 << 10);
+            self.questions.recv(&mut buffer, 0)?;
+            let mut rest = buffer.as_slice();
+            while !rest.is_empty() {
+                let message =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+                let length = usize::try_from(message.header.length).unwrap_or(0).next_multiple_of(4);
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+                if length == 0 || length >= rest.len() {
+                    break;
+                }
+                rest = &rest[length..];
+            }
+        }
+    }
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_loopback(),
+    }
+}

@@ -1,0 +1,104 @@
+//! How the dataplane is, as JSON: for `sluice status` and for metrics.
+
+use serde_json::{Value, json};
+use sluice_core::tables::Tables;
+use sluice_run::worker::Shown;
+use sluice_steer::Steer;
+use sluice_xsk::Copy;
+
+use crate::workers::Running;
+
+pub fn status(
+    seconds: u64,
+    generation: u64,
+    tables: &Tables,
+    workers: &[Running],
+    steers: &[Option<Steer>],
+    names: &[String],
+) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": seconds,
+        "generation": generation,
+        "tables": {
+            "generation": tables.generation,
+            "identities": tables.ipcache.identities(),
+            "addresses": tables.ipcache.addresses(),
+            "classes": tables.policies.classes(),
+            "policy_entries": tables.policies.entries(),
+            "services": tables.services.len(),
+            "routes": tables.routing.routes(),
+        },
+        "devices": names.iter().zip(steers).map(|(name, steer)| device(name, steer.as_ref(), workers)).collect::<Vec<_>>(),
+        "workers": workers.iter().map(worker).collect::<Vec<_>>(),
+    })
+}
+
+fn device(name: &str, steer: Option<&Steer>, workers: &[Running]) -> Value {
+    let sockets: Vec<_> = workers.iter().flat_map(|w| &w.attached).filter(|a| a.name == name).collect();
+    let Some(steer) = steer else { return json!({"name": name, "mode": "absent", "queues": 0}) };
+    let (mode, reason) = steer.mode();
+    let outcomes = steer.outcomes().unwrap_or_default();
+    let zero = sockets.iter().all(|socket| socket.copy == Copy::Zero);
+    json!({
+        "name": name,
+        "mode": mode.name(),
+        "mode_reason": reason,
+        "copy": if zero { "zero-copy" } else { "copy" },
+        "copy_reason": sockets.iter().find_map(|socket| socket.reason.clone()),
+        "queues": sockets.len(),
+        "steered": outcomes.steered,
+        "passed": outcomes.passed,
+        "failed_closed": outcomes.failed_closed,
+        "failed_open": outcomes.failed_open,
+    })
+}
+
+fn worker(running: &Running) -> Value {
+    let Shown {
+        counters,
+        flows,
+        fragments,
+        held,
+        hold_overflow,
+        hold_expired,
+        handover_overflow,
+        turns,
+        naps,
+    } = running.handle.shown();
+    let drops: serde_json::Map<String, Value> = counters
+        .drops()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+        .collect();
+    json!({
+        "flows": flows.0,
+        "flows_max": flows.1,
+        "flows_created": counters.flows_created,
+        "flows_ended": counters.flows_ended,
+        "flows_evicted": counters.flows_evicted,
+        "flows_cut": counters.flows_cut,
+        "flows_rejudged": counters.flows_rejudged,
+        "fragments": fragments,
+        "received": counters.received,
+        "received_bytes": counters.received_bytes,
+        "forwarded": counters.forwarded,
+        "forwarded_bytes": counters.forwarded_bytes,
+        "passed": counters.passed,
+        "held": counters.held,
+        "handed_over": counters.handed_over,
+        "answered": counters.answered,
+        "echoed": counters.echoed,
+        "audited": counters.audited,
+        "nat_exhausted": counters.nat_exhausted,
+        "dropped": drops,
+        "hold_now": held,
+        "hold_overflow": hold_overflow,
+        "hold_expired": hold_expired,
+        "handover_overflow": handover_overflow,
+        "events_lost": running.events.lost(),
+        "turns": turns,
+        "naps": naps,
+        "huge_pages": running.huge_pages,
+    })
+}

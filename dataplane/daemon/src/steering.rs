@@ -1,0 +1,140 @@
+//! What is ours, out of records: the rules that the XDP programs go by.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use sluice_core::tables::record::{Change, Prefix, Records, Settings};
+use sluice_steer::Rule;
+use sluice_steer::rules::{FROM, OWN, TO};
+
+/// Rules, and the port ranges that are ours on the node's own addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    pub prefixes: BTreeMap<Rule, u32>,
+    pub ports: Vec<(u16, u16)>,
+}
+
+/// Port ranges that the program has room for.
+const MOST_RANGES: usize = 4;
+
+/// `always` are prefixes from the settings file: ours before control has spoken.
+pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
+    let settings = control.values().find_map(|change| match change {
+        Change::Settings(settings) => Some(settings.clone()),
+        _ => None,
+    });
+    let settings = settings.unwrap_or_default();
+    let own = own_addresses(mirror);
+    let mut rules = Rules::default();
+    let mut add = |prefix: &Prefix, flags: u32| {
+        *rules.prefixes.entry(Rule::new(prefix.addr, prefix.len)).or_insert(0) |= flags;
+    };
+    for prefix in always.iter().chain(&settings.guarded) {
+        add(prefix, TO | FROM);
+    }
+    for prefix in &settings.masquerade.sources {
+        add(prefix, FROM);
+    }
+    let mut service_ports = Vec::new();
+    for change in control.values() {
+        let Change::Frontend(key, Some(_)) = change else { continue };
+        if own.contains(&key.ip) {
+            service_ports.push((key.port, key.port));
+        } else {
+            add(&host(key.ip), TO);
+        }
+    }
+    let nat = settings.snat_addresses.iter().chain(&settings.masquerade.addresses);
+    let mut nat_on_own = false;
+    for ip in nat {
+        if own.contains(ip) {
+            nat_on_own = true;
+        } else {
+            add(&host(*ip), TO);
+        }
+    }
+    // The longest prefix of all: what else comes to the node itself is the kernel's.
+    for ip in &own {
+        rules.prefixes.insert(Rule::new(*ip, if ip.is_ipv4() { 32 } else { 128 }), OWN);
+    }
+    rules.ports = ranges(&settings, service_ports, nat_on_own);
+    rules
+}
+
+/// The NodePort range, the NAT range where it shares an own address, and single service ports while there is room.
+fn ranges(settings: &Settings, mut services: Vec<(u16, u16)>, nat: bool) -> Vec<(u16, u16)> {
+    let mut ranges = Vec::new();
+    let covered = |ranges: &[(u16, u16)], port: u16| {
+        ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
+    };
+    if services.iter().any(|(port, _)| covered(&[settings.node_ports], *port)) {
+        ranges.push(settings.node_ports);
+    }
+    if nat {
+        ranges.push(settings.snat_ports);
+    }
+    services.sort_unstable();
+    services.dedup();
+    for (port, _) in services.into_iter().filter(|(port, _)| *port != 0) {
+        if !covered(&ranges, port) {
+            ranges.push((port, port));
+        }
+    }
+    if ranges.len() > MOST_RANGES {
+        tracing::warn!(
+            "services use {} separate port ranges on the node's own addresses, the XDP program has room for {MOST_RANGES}: \
+             the others are left to the kernel; give those services an address of their own",
+            ranges.len()
+        );
+        ranges.truncate(MOST_RANGES);
+    }
+    ranges
+}
+
+fn host(ip: IpAddr) -> Prefix {
+    Prefix { addr: ip, len: if ip.is_ipv4() { 32 } else { 128 } }
+}
+
+fn own_addresses(mirror: &Records) -> Vec<IpAddr> {
+    let ports = mirror.values().filter_map(|change| match change {
+        Change::Port(_, Some(port)) => Some(port),
+        _ => None,
+    });
+    ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.addr)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_core::packet::PortId;
+    use sluice_core::tables::record::{Frontend, FrontendKey, Port};
+
+    fn records(changes: Vec<Change>) -> Records {
+        changes.into_iter().map(|change| (change.key(), change)).collect()
+    }
+
+    #[test]
+    fn own_addresses_keep_their_kernel_but_for_service_ports() {
+        let own: IpAddr = "192.0.2.1".parse().unwrap();
+        let service: IpAddr = "203.0.113.1".parse().unwrap();
+        let frontend = Frontend {
+            service: None,
+            cluster_only: false,
+            source_ranges: Vec::new(),
+            source_ranges_deny: false,
+        };
+        let key = |ip, port| FrontendKey { ip, port, proto: 6 };
+        let control = records(vec![
+            Change::Frontend(key(own, 30080), Some(frontend.clone())),
+            Change::Frontend(key(service, 80), Some(frontend)),
+        ]);
+        let addresses = vec![Prefix { addr: own, len: 24 }];
+        let mirror = records(vec![Change::Port(PortId(0), Some(Port { addresses, ..Port::default() }))]);
+        let guarded = Prefix { addr: "192.0.2.0".parse().unwrap(), len: 24 };
+        let rules = rules(&control, &mirror, &[guarded]);
+        assert_eq!(rules.prefixes.get(&Rule::new(own, 32)), Some(&OWN));
+        assert_eq!(rules.prefixes.get(&Rule::new(service, 32)), Some(&TO));
+        assert_eq!(rules.prefixes.get(&Rule::new(guarded.addr, 24)), Some(&(TO | FROM)));
+        assert_eq!(rules.ports, vec![(30000, 32767)]);
+    }
+}

@@ -1,0 +1,169 @@
+//! The workers: one thread a core, one queue of every device each.
+
+use std::os::fd::RawFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use rtrb::{Consumer, RingBuffer};
+use sluice_core::state::snapshot::FlowRecord;
+use sluice_core::state::{Config as StateConfig, State};
+use sluice_core::verdict::WorkerId;
+use sluice_feed::settings::{DataplaneSettings, Polling};
+use sluice_run::epoch::Publisher;
+use sluice_run::hold::Wanted;
+use sluice_run::ring::{EventReceiver, events, exchanges};
+use sluice_run::worker::{Handle, Idle, Worker};
+use sluice_xsk::io::{Attached, Config, Device, XskIo};
+
+use crate::clock::Clock;
+
+/// Events between a worker and the housekeeping thread.
+const EVENT_RING: usize = 16_384;
+/// Packets between two workers.
+const HANDOVER_RING: usize = 256;
+const WANTED_RING: usize = 256;
+/// Flows given out between two turns.
+const EXPORT_PIECE: usize = 1024;
+
+/// One worker, from outside.
+#[derive(Debug)]
+pub struct Running {
+    pub handle: Handle,
+    pub events: EventReceiver,
+    pub wanted: Consumer<Wanted>,
+    pub attached: Vec<Attached>,
+    pub huge_pages: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Open the I/O of all workers and start them. `flows` are those of the last process.
+pub fn start(
+    settings: &DataplaneSettings,
+    publisher: &mut Publisher,
+    clock: Clock,
+    flows: &[FlowRecord],
+) -> Result<Vec<Running>> {
+    let count = settings.workers.max(1);
+    let seed = seed()?;
+    let cores = cores(settings);
+    let mut running = Vec::new();
+    for (index, exchange) in (0..count).zip(exchanges(count.into(), HANDOVER_RING)) {
+        let io = open(settings, index).with_context(|| format!("worker {index} cannot open its devices"))?;
+        let (attached, huge_pages) = (io.attached(), io.huge_pages());
+        let mut config = StateConfig::new(settings.max_flows / u32::from(count), seed);
+        config.worker = WorkerId(index);
+        config.pickup = true;
+        let mut state = State::new(config);
+        // Owners are known only when tables are: every worker keeps what may be its own, the first packet tells.
+        for flow in flows {
+            let _ = state.import(flow, clock.now());
+        }
+        let (sender, receiver) = events(EVENT_RING);
+        let (ask, wanted) = RingBuffer::new(WANTED_RING);
+        let mut worker =
+            Worker::new(io, state, publisher.subscribe(), sender, exchange, ask, idle(settings.polling));
+        let handle = worker.handle();
+        let core = cores.get(usize::from(index)).copied();
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            if let Some(core) = core {
+                core_affinity::set_for_current(core);
+            }
+            worker.run(|| clock.now());
+        })?;
+        running.push(Running {
+            handle,
+            events: receiver,
+            wanted,
+            attached,
+            huge_pages,
+            thread: Some(thread),
+        });
+    }
+    Ok(running)
+}
+
+fn open(settings: &DataplaneSettings, queue: u8) -> Result<XskIo> {
+    let device = |interface: &sluice_feed::settings::Interface| Device {
+        name: interface.name.clone(),
+        queue: u32::from(queue),
+        zero_copy: interface.zero_copy,
+    };
+    Ok(XskIo::open(Config {
+        devices: settings.interfaces.iter().map(device).collect(),
+        ring: 2048,
+        huge_pages: settings.huge_pages,
+        busy_poll: settings.busy_poll,
+    })?)
+}
+
+const fn idle(polling: Polling) -> Idle {
+    match polling {
+        Polling::Busy => Idle::Poll,
+        Polling::Adaptive => Idle::Adaptive,
+        Polling::Sleep => Idle::Sleep,
+    }
+}
+
+fn cores(settings: &DataplaneSettings) -> Vec<core_affinity::CoreId> {
+    let all = core_affinity::get_core_ids().unwrap_or_default();
+    if settings.cores.is_empty() {
+        return all;
+    }
+    settings.cores.iter().map(|id| core_affinity::CoreId { id: *id }).collect()
+}
+
+/// A key that nobody outside knows.
+fn seed() -> Result<[u64; 4]> {
+    use std::io::Read;
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("no randomness")?;
+    let mut seed = [0; 4];
+    for (word, bytes) in seed.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    }
+    Ok(seed)
+}
+
+impl Running {
+    /// The sockets for the XDP programs' maps: device, queue, socket.
+    pub fn sockets(&self) -> impl Iterator<Item = (&str, u32, RawFd)> {
+        self.attached.iter().map(|attached| (attached.name.as_str(), attached.queue, attached.fd))
+    }
+
+    pub fn stop(&mut self) {
+        self.handle.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a worker ended by a panic; this is a mistake in Sluice");
+        }
+    }
+
+    /// All flows of this worker, in pieces between its turns; the channel closes after the last.
+    pub fn export(&self, most: usize) -> Receiver<Vec<FlowRecord>> {
+        let (sender, receiver) = channel();
+        export_piece(&self.handle, 0, most, sender);
+        receiver
+    }
+}
+
+fn export_piece(handle: &Handle, start: u32, most: usize, sender: Sender<Vec<FlowRecord>>) {
+    let again = handle.clone();
+    handle.command(Box::new(move |state, _, now| {
+        let mut next = start;
+        let mut piece = Vec::with_capacity(EXPORT_PIECE);
+        let found: Vec<_> = state.flows.iter_from(start).take(EXPORT_PIECE.min(most)).collect();
+        for (after, flow) in &found {
+            piece.push(state.export(*flow, now));
+            next = *after;
+        }
+        let (full, left) = (piece.len() == EXPORT_PIECE, most.saturating_sub(piece.len()));
+        // A listener that went away needs no more.
+        if sender.send(piece).is_ok() && full && left > 0 {
+            export_piece(&again, next, left, sender);
+        }
+    }));
+}

@@ -1,0 +1,85 @@
+//! The messages themselves.
+
+use serde::{Deserialize, Serialize};
+use sluice_core::state::snapshot::FlowRecord;
+use sluice_core::tables::record::Change;
+
+use crate::event::SentEvent;
+
+/// Changes in one piece of a snapshot or delta, at most.
+const PIECE: usize = 4096;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDataplane {
+    Hello {
+        version: u32,
+    },
+    /// A piece of generation `generation`. `whole`: the pieces together are everything, what is not among them is to go.
+    Changes {
+        generation: u64,
+        whole: bool,
+        last: bool,
+        changes: Vec<Change>,
+    },
+    Ask {
+        id: u32,
+        question: Question,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToControl {
+    Hello {
+        version: u32,
+    },
+    /// Live on every worker, this many microseconds after the last piece came.
+    Ack {
+        generation: u64,
+        microseconds: u64,
+    },
+    /// Nothing was changed.
+    Nack {
+        generation: u64,
+        why: String,
+    },
+    /// `lost` counts all that were ever lost.
+    Events {
+        events: Vec<SentEvent>,
+        lost: u64,
+    },
+    Answer {
+        id: u32,
+        answer: Answer,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    Status,
+    /// Flows of all workers, at most so many.
+    Flows {
+        limit: u32,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// A JSON object; see `sluice status`.
+    Status(String),
+    Flows(Vec<FlowRecord>),
+    Failed(String),
+}
+
+/// A generation as messages.
+pub fn chunks(generation: u64, whole: bool, changes: Vec<Change>) -> Vec<ToDataplane> {
+    let mut pieces = Vec::new();
+    let mut rest = changes.into_iter().peekable();
+    loop {
+        let changes: Vec<Change> = rest.by_ref().take(PIECE).collect();
+        let last = rest.peek().is_none();
+        pieces.push(ToDataplane::Changes { generation, whole, last, changes });
+        if last {
+            return pieces;
+        }
+    }
+}
