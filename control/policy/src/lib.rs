@@ -1,1 +1,21 @@
-//! Placeholder until its parts land.
+//! From what people wrote to what workers look up: bytes → tree → objects → records. Nothing here waits or reads a clock.
+//!
+//! Objects come as a positioned tree, so that every error names its file, line, column and field, and all errors are
+//! told, not the first. What passes is a model that can only hold valid values; [`compile`] is the only way from there to
+//! records.
+
+pub mod tree;
+
+pub mod decode;
+pub mod objects;
+
+pub mod labels;
+pub mod policy;
+pub mod service;
+
+pub mod compile;
+pub mod identity;
+
+pub mod config;
+pub mod observed;
+pub mod verdict;

@@ -1,0 +1,511 @@
+//! The gateway's configuration file and the options of policy and services, by Cilium's names.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+use sluice_core::packet::PortId;
+use sluice_core::tables::maglev;
+use sluice_core::tables::record::{Change, Masquerade, NextHop, Port, Prefix, Route, Settings};
+use sluice_core::verdict::NextHopId;
+use sluice_feed::settings::{AttachMode, DataplaneSettings, Interface, Polling};
+
+use crate::decode::{Fields, Place, Problems, prefix};
+use crate::tree::{self, Limits, Node, Value};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    #[default]
+    Default,
+    Always,
+    Never,
+}
+
+/// What objects mean here.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub node: String,
+    pub cluster: String,
+    pub enforcement: Enforcement,
+    pub audit: bool,
+    pub algorithm: String,
+    pub maglev_size: u32,
+    pub mode: String,
+    pub external_clusterip: bool,
+    pub source_range_all_types: bool,
+    pub no_backend_reject: bool,
+    pub settings: Settings,
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            cluster: "default".to_owned(),
+            enforcement: Enforcement::Default,
+            audit: false,
+            algorithm: "maglev".to_owned(),
+            maglev_size: 16_381,
+            mode: "dnat".to_owned(),
+            external_clusterip: false,
+            source_range_all_types: false,
+            no_backend_reject: true,
+            settings: Settings::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The options that can be set by name, with a sentence each.
+pub const OPTIONS: [(&str, &str); 8] = [
+    ("enable-policy", "When a direction is enforced: default, always or never"),
+    ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
+    ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
+    (
+        "bpf-lb-maglev-table-size",
+        "Slots of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071",
+    ),
+    ("bpf-lb-mode", "How replies come back: dnat (the gateway is on their way) or snat"),
+    ("bpf-lb-external-clusterip", "ClusterIPs may be used from outside: true or false"),
+    ("bpf-lb-source-range-all-types", "loadBalancerSourceRanges bind all types of frontends: true or false"),
+    ("service-no-backend-response", "What a service without backends does: reject or drop"),
+];
+
+impl Options {
+    /// Set one option by its name.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let flag = || value.parse().map_err(|_| format!("{name} must be true or false, not {value}"));
+        let one_of = |known: &[&str]| match known.contains(&value) {
+            true => Ok(value.to_owned()),
+            false => Err(format!("{name} must be one of {}, not {value}", known.join(", "))),
+        };
+        match name {
+            "enable-policy" => {
+                self.enforcement = match one_of(&["default", "always", "never"])?.as_str() {
+                    "always" => Enforcement::Always,
+                    "never" => Enforcement::Never,
+                    _ => Enforcement::Default,
+                }
+            }
+            "policy-audit-mode" => self.audit = flag()?,
+            "bpf-lb-algorithm" => self.algorithm = one_of(&["maglev", "random"])?,
+            "bpf-lb-maglev-table-size" => {
+                let size = value.parse().ok().filter(|size| maglev::SIZES.contains(size));
+                self.maglev_size =
+                    size.ok_or_else(|| format!("{name} must be one of {:?}", maglev::SIZES))?;
+            }
+            "bpf-lb-mode" => self.mode = one_of(&["dnat", "snat"])?,
+            "bpf-lb-external-clusterip" => self.external_clusterip = flag()?,
+            "bpf-lb-source-range-all-types" => self.source_range_all_types = flag()?,
+            "service-no-backend-response" => {
+                self.no_backend_reject = one_of(&["reject", "drop"])? == "reject"
+            }
+            _ => return Err(format!("there is no option {name}; `sluice config options` lists them")),
+        }
+        Ok(())
+    }
+}
+
+/// The whole file, read.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    pub name: String,
+    pub objects: Vec<PathBuf>,
+    pub options: Options,
+    pub dataplane: DataplaneSettings,
+    pub api_socket: PathBuf,
+    pub metrics: String,
+    /// Interfaces, routes and neighbours for `replay`, as changes; and the names of the interfaces.
+    pub replay: (Vec<Change>, Vec<String>),
+}
+
+/// Read a configuration file.
+pub fn load(path: &Path) -> (Option<Gateway>, Problems) {
+    let mut problems = Problems::default();
+    let file: Arc<str> = Arc::from(path.display().to_string());
+    let at = |line, column, what: String| crate::decode::Problem {
+        file: Arc::clone(&file),
+        line,
+        column,
+        field: String::new(),
+        what,
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.errors.push(at(1, 1, format!("cannot be read: {error}")));
+            return (None, problems);
+        }
+    };
+    match tree::parse(&text, &Limits::default()) {
+        Ok(documents) if documents.len() == 1 => {
+            let base = path.parent().unwrap_or(Path::new("."));
+            let gateway = read(&documents[0], Place::new(&file), base, &mut problems);
+            (Some(gateway).filter(|_| problems.is_ok()), problems)
+        }
+        Ok(_) => {
+            problems.errors.push(at(1, 1, "must hold one object of kind Gateway".to_owned()));
+            (None, problems)
+        }
+        Err(error) => {
+            problems.errors.push(at(error.line, error.column, error.what));
+            (None, problems)
+        }
+    }
+}
+
+/// A section that may be missing.
+fn section<'a, 'p>(fields: &'p mut Fields<'a, '_>, key: &'static str, nothing: &'a Node) -> Fields<'a, 'p> {
+    let (node, place) = fields.object(key).unwrap_or((nothing, fields.place.key(key)));
+    Fields::new(node, place, fields.problems)
+}
+
+fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gateway {
+    let nothing = Node { value: Value::Null, line: node.line, column: node.column };
+    let mut root = Fields::new(node, place, problems);
+    let (kind, version) = (root.text("kind"), root.text("apiVersion"));
+    if kind.as_deref() != Some("Gateway") || version.as_deref() != Some("sluice.dev/v1") {
+        root.error(node, "must be apiVersion: sluice.dev/v1, kind: Gateway");
+    }
+    let mut metadata = section(&mut root, "metadata", &nothing);
+    let name = metadata.loose_text("name").unwrap_or_else(|| "gateway".to_owned());
+    let mut spec = section(&mut root, "spec", &nothing);
+    let mut options = Options {
+        node: spec.loose_text("node").unwrap_or_else(|| name.clone()),
+        cluster: spec.loose_text("cluster").unwrap_or_else(|| "default".to_owned()),
+        ..Options::default()
+    };
+    let mut objects_section = section(&mut spec, "objects", &nothing);
+    let objects = objects_section.texts("files").into_iter().map(|(path, _, _)| base.join(path)).collect();
+    objects_section.deny_unknown();
+    let mut dataplane = DataplaneSettings {
+        interfaces: interfaces(&mut spec),
+        workers: 1,
+        cores: Vec::new(),
+        polling: Polling::Adaptive,
+        huge_pages: true,
+        busy_poll: 0,
+        on_failure_pass: false,
+        max_flows: 1_000_000,
+        snapshot: None,
+        socket: PathBuf::from("/run/sluice/dataplane.sock"),
+        pins: PathBuf::from("/sys/fs/bpf/sluice").join(&name),
+        guarded: Vec::new(),
+    };
+    workers(&mut section(&mut spec, "workers", &nothing), &mut dataplane);
+    guard(&mut section(&mut spec, "guard", &nothing), &mut dataplane, &mut options);
+    policy(&mut section(&mut spec, "policy", &nothing), &mut options);
+    services(&mut section(&mut spec, "services", &nothing), &mut options);
+    masquerade(&mut section(&mut spec, "masquerade", &nothing), &mut options);
+    let mut flows = section(&mut spec, "flows", &nothing);
+    if let Some(most) = flows.int("max", 16, 1 << 30) {
+        dataplane.max_flows = u32::try_from(most).unwrap_or(u32::MAX);
+    }
+    dataplane.snapshot = flows.loose_text("snapshot").map(PathBuf::from);
+    flows.deny_unknown();
+    limits(&mut section(&mut spec, "limits", &nothing), &mut options);
+    let mut api = section(&mut spec, "api", &nothing);
+    let api_socket =
+        PathBuf::from(api.loose_text("socket").unwrap_or_else(|| "/run/sluice/control.sock".to_owned()));
+    let metrics = api.loose_text("metrics").unwrap_or_else(|| "127.0.0.1:9965".to_owned());
+    api.deny_unknown();
+    dataplane.socket = api_socket.with_file_name("dataplane.sock");
+    let replay = replay(&mut section(&mut spec, "replay", &nothing), &nothing);
+    spec.deny_unknown();
+    options.settings.workers = dataplane.workers;
+    Gateway { name, objects, options, dataplane, api_socket, metrics, replay }
+}
+
+fn interfaces(spec: &mut Fields<'_, '_>) -> Vec<Interface> {
+    let mut interfaces = Vec::new();
+    for (node, place) in spec.list("interfaces").unwrap_or_default() {
+        let mut fields = Fields::new(node, place, spec.problems);
+        let name = fields.loose_text("name").unwrap_or_default();
+        if name.is_empty() {
+            fields.error(node, "an interface needs a name");
+        }
+        let mode = match fields.text("mode").as_deref() {
+            None | Some("auto") => AttachMode::Auto,
+            Some("native") => AttachMode::Native,
+            Some("generic") => AttachMode::Generic,
+            Some(other) => {
+                fields.error(node, format!("mode must be auto, native or generic, not {other}"));
+                AttachMode::Auto
+            }
+        };
+        let zero_copy = match fields.loose_text("zeroCopy").as_deref() {
+            None | Some("auto" | "true") => true,
+            Some("false") => false,
+            Some(other) => {
+                fields.error(node, format!("zeroCopy must be auto, true or false, not {other}"));
+                true
+            }
+        };
+        // All queues up to the number of workers are served.
+        fields.loose_text("queues");
+        let mut vlans = Vec::new();
+        for (text, node, place) in fields.texts("vlans") {
+            match text.parse::<u16>() {
+                Ok(vlan) if (1..4095).contains(&vlan) => vlans.push(vlan),
+                _ => fields.problems.errors.push(place.problem(node, "a VLAN is a number from 1 to 4094")),
+            }
+        }
+        fields.deny_unknown();
+        interfaces.push(Interface { name, mode, zero_copy, vlans });
+    }
+    interfaces
+}
+
+fn workers(fields: &mut Fields<'_, '_>, dataplane: &mut DataplaneSettings) {
+    let node = fields.node;
+    match fields.some("cores").map(|node| &node.value) {
+        None => {}
+        Some(Value::Text(text)) if text == "auto" => {}
+        Some(Value::Int(n)) if (1..=64).contains(n) => dataplane.workers = u8::try_from(*n).unwrap_or(1),
+        Some(Value::List(items)) => {
+            for item in items.iter() {
+                if let Value::Int(core) = item.value {
+                    dataplane.cores.push(usize::try_from(core).unwrap_or(0));
+                }
+            }
+            dataplane.workers = u8::try_from(dataplane.cores.len().max(1)).unwrap_or(u8::MAX);
+        }
+        Some(_) => fields.error(node, "cores must be auto, a number from 1 to 64, or a list of cores"),
+    }
+    dataplane.polling = match fields.text("poll").as_deref() {
+        None | Some("adaptive") => Polling::Adaptive,
+        Some("busy") => Polling::Busy,
+        Some("sleep") => Polling::Sleep,
+        Some(other) => {
+            fields.error(node, format!("poll must be busy, adaptive or sleep, not {other}"));
+            Polling::Adaptive
+        }
+    };
+    dataplane.huge_pages = fields.loose_text("hugePages").is_none_or(|text| text != "false");
+    if let Some(microseconds) = fields.int("busyPoll", 0, 1_000_000) {
+        dataplane.busy_poll = u32::try_from(microseconds).unwrap_or(0);
+    }
+    fields.deny_unknown();
+}
+
+fn guard(fields: &mut Fields<'_, '_>, dataplane: &mut DataplaneSettings, options: &mut Options) {
+    options.settings.guarded = prefixes(fields, "prefixes");
+    dataplane.guarded = options.settings.guarded.iter().map(|p| format!("{}/{}", p.addr, p.len)).collect();
+    let node = fields.node;
+    match fields.text("onFailure").as_deref() {
+        None | Some("drop") => {}
+        Some("pass") => dataplane.on_failure_pass = true,
+        Some(other) => fields.error(node, format!("onFailure must be drop or pass, not {other}")),
+    }
+    fields.deny_unknown();
+}
+
+fn policy(fields: &mut Fields<'_, '_>, options: &mut Options) {
+    let node = fields.node;
+    for (key, option) in [("enforcement", "enable-policy"), ("audit", "policy-audit-mode")] {
+        if let Some(value) = fields.loose_text(key)
+            && let Err(what) = options.set(option, &value)
+        {
+            fields.error(node, what);
+        }
+    }
+    by_names(fields, options);
+}
+
+fn services(fields: &mut Fields<'_, '_>, options: &mut Options) {
+    let node = fields.node;
+    for (key, option) in [
+        ("mode", "bpf-lb-mode"),
+        ("algorithm", "bpf-lb-algorithm"),
+        ("maglevTableSize", "bpf-lb-maglev-table-size"),
+    ] {
+        if let Some(value) = fields.loose_text(key)
+            && let Err(what) = options.set(option, &value)
+        {
+            fields.error(node, what);
+        }
+    }
+    options.settings.snat_addresses = addresses(fields, "snatAddresses");
+    if let Some(range) = fields.text("nodePortRange") {
+        let parsed = range.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        match parsed {
+            Some((first, last)) if first <= last => options.settings.node_ports = (first, last),
+            _ => fields.error(node, "nodePortRange must be like 30000-32767"),
+        }
+    }
+    by_names(fields, options);
+}
+
+/// Options by Cilium's own names may stand beside ours.
+fn by_names(fields: &mut Fields<'_, '_>, options: &mut Options) {
+    let node = fields.node;
+    for (name, _) in OPTIONS {
+        if let Some(value) = fields.loose_text(name)
+            && let Err(what) = options.set(name, &value)
+        {
+            fields.error(node, what);
+        }
+    }
+    fields.deny_unknown();
+}
+
+fn masquerade(fields: &mut Fields<'_, '_>, options: &mut Options) {
+    options.settings.masquerade = Masquerade {
+        sources: prefixes(fields, "sources"),
+        exclude: prefixes(fields, "exclude"),
+        addresses: addresses(fields, "addresses"),
+    };
+    fields.deny_unknown();
+}
+
+fn limits(fields: &mut Fields<'_, '_>, options: &mut Options) {
+    if let Some(objects) = fields.int("objects", 1, i64::MAX) {
+        options.limits.objects = usize::try_from(objects).unwrap_or(usize::MAX);
+    }
+    if let Some(bytes) = fields.int("fileBytes", 1, i64::MAX) {
+        options.limits.file_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+    fields.deny_unknown();
+}
+
+fn prefixes(fields: &mut Fields<'_, '_>, key: &'static str) -> Vec<Prefix> {
+    let mut prefixes = Vec::new();
+    for (text, node, place) in fields.texts(key) {
+        match prefix(&text) {
+            Ok(prefix) => prefixes.push(prefix),
+            Err(what) => fields.problems.errors.push(place.problem(node, what)),
+        }
+    }
+    prefixes
+}
+
+fn addresses(fields: &mut Fields<'_, '_>, key: &'static str) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for (text, node, place) in fields.texts(key) {
+        match text.parse() {
+            Ok(ip) => addresses.push(ip),
+            Err(_) => fields.problems.errors.push(place.problem(node, format!("{text} is no address"))),
+        }
+    }
+    addresses
+}
+
+/// What the kernel would tell, for runs without one.
+fn replay(fields: &mut Fields<'_, '_>, _nothing: &Node) -> (Vec<Change>, Vec<String>) {
+    let (mut changes, mut names) = (Vec::new(), Vec::new());
+    for (index, (node, place)) in fields.list("interfaces").unwrap_or_default().into_iter().enumerate() {
+        let mut fields = Fields::new(node, place, fields.problems);
+        let device = u16::try_from(index).unwrap_or(u16::MAX);
+        names.push(fields.loose_text("name").unwrap_or_default());
+        let mac = fields.text("mac").as_deref().and_then(mac).unwrap_or([2, 0, 0, 0, 0, 1]);
+        let mtu = fields.int("mtu", 68, 65_535).and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1500);
+        let mut own = Vec::new();
+        for (text, node, place) in fields.texts("addresses") {
+            let parsed =
+                prefix(&text).ok().zip(text.split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok()));
+            let Some((net, ip)) = parsed else {
+                fields
+                    .problems
+                    .errors
+                    .push(place.problem(node, format!("{text} is no address with a prefix")));
+                continue;
+            };
+            own.push(Prefix { addr: ip, len: net.len });
+            changes.push(Change::Route(net, Some(Route::OnLink(PortId(device)))));
+            changes.push(Change::Route(crate::decode::host(ip), Some(Route::Local)));
+        }
+        fields.deny_unknown();
+        let port = Port { mac, mtu, vlan: 0, device, up: true, addresses: own };
+        changes.push(Change::Port(PortId(device), Some(port)));
+    }
+    let mut hops = Vec::new();
+    neighbours(fields, &names, &mut changes, &mut hops);
+    for (node, place) in fields.list("routes").unwrap_or_default() {
+        let mut fields = Fields::new(node, place, fields.problems);
+        let (to, via) = (fields.text("to"), fields.text("via"));
+        fields.deny_unknown();
+        let to = to.as_deref().and_then(|text| prefix(text).ok());
+        let via = via.and_then(|text| text.parse::<IpAddr>().ok());
+        match (to, via.and_then(|via| hops.iter().position(|hop: &NextHop| hop.ip == via))) {
+            (Some(to), Some(hop)) => {
+                let hop = NextHopId(u16::try_from(hop).unwrap_or(u16::MAX));
+                changes.push(Change::Route(to, Some(Route::Via(vec![(hop, 1)]))));
+            }
+            _ => fields
+                .error(node, "a route needs to (a prefix) and via (the address of a neighbour listed here)"),
+        }
+    }
+    fields.deny_unknown();
+    (changes, names)
+}
+
+fn neighbours(
+    fields: &mut Fields<'_, '_>,
+    names: &[String],
+    changes: &mut Vec<Change>,
+    hops: &mut Vec<NextHop>,
+) {
+    for (node, place) in fields.list("neighbours").unwrap_or_default() {
+        let mut fields = Fields::new(node, place, fields.problems);
+        let ip = fields.text("ip").and_then(|ip| ip.parse::<IpAddr>().ok());
+        let address = fields.text("mac").as_deref().and_then(mac);
+        let device = fields.loose_text("dev").and_then(|dev| names.iter().position(|name| *name == dev));
+        fields.deny_unknown();
+        let (Some(ip), Some(mac), Some(device)) = (ip, address, device) else {
+            fields.error(node, "a neighbour needs ip, mac and dev (an interface listed here)");
+            continue;
+        };
+        let port = PortId(u16::try_from(device).unwrap_or(u16::MAX));
+        let id = NextHopId(u16::try_from(hops.len()).unwrap_or(u16::MAX));
+        let mtu = changes.iter().find_map(|change| match change {
+            Change::Port(own, Some(record)) if *own == port => Some(record.mtu),
+            _ => None,
+        });
+        let hop = NextHop { port, ip, mac: Some(mac), mtu: mtu.unwrap_or(1500) };
+        hops.push(hop);
+        changes.push(Change::NextHop(id, Some(hop)));
+        changes.push(Change::Route(crate::decode::host(ip), Some(Route::Via(vec![(id, 1)]))));
+    }
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Vec<u8> =
+        text.split(':').map(|part| u8::from_str_radix(part, 16)).collect::<Result<_, _>>().ok()?;
+    bytes.try_into().ok()
+}
+
+/// The file as JSON with all defaults in.
+pub fn show(gateway: &Gateway) -> Json {
+    let list =
+        |prefixes: &[Prefix]| prefixes.iter().map(|p| format!("{}/{}", p.addr, p.len)).collect::<Vec<_>>();
+    let (options, dataplane) = (&gateway.options, &gateway.dataplane);
+    json!({
+        "apiVersion": "sluice.dev/v1",
+        "kind": "Gateway",
+        "metadata": {"name": gateway.name},
+        "spec": {
+            "node": options.node,
+            "cluster": options.cluster,
+            "objects": {"files": gateway.objects},
+            "interfaces": dataplane.interfaces.iter().map(|i| json!({
+                "name": i.name, "mode": i.mode, "zeroCopy": i.zero_copy, "vlans": i.vlans,
+            })).collect::<Vec<_>>(),
+            "workers": {"cores": dataplane.workers, "poll": dataplane.polling, "hugePages": dataplane.huge_pages,
+                "busyPoll": dataplane.busy_poll},
+            "guard": {"prefixes": list(&options.settings.guarded),
+                "onFailure": if dataplane.on_failure_pass { "pass" } else { "drop" }},
+            "policy": {"enforcement": format!("{:?}", options.enforcement).to_lowercase(), "audit": options.audit},
+            "services": {"mode": options.mode, "snatAddresses": options.settings.snat_addresses,
+                "algorithm": options.algorithm, "maglevTableSize": options.maglev_size,
+                "nodePortRange": format!("{}-{}", options.settings.node_ports.0, options.settings.node_ports.1)},
+            "masquerade": {"sources": list(&options.settings.masquerade.sources),
+                "exclude": list(&options.settings.masquerade.exclude),
+                "addresses": options.settings.masquerade.addresses},
+            "flows": {"max": dataplane.max_flows, "snapshot": dataplane.snapshot},
+            "limits": {"objects": options.limits.objects, "fileBytes": options.limits.file_bytes},
+            "api": {"socket": gateway.api_socket, "metrics": gateway.metrics},
+        },
+    })
+}

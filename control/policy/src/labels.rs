@@ -1,0 +1,235 @@
+//! Labels as Cilium has them: a source, a key, a value; and selectors over them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::decode::Fields;
+
+pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
+pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+
+/// `k8s:app=web`, `reserved:host`, `cidr:10.0.0.0/8`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label {
+    pub source: String,
+    pub key: String,
+    pub value: String,
+}
+
+impl Label {
+    pub fn new(source: &str, key: &str, value: &str) -> Self {
+        Self { source: source.to_owned(), key: key.to_owned(), value: value.to_owned() }
+    }
+
+    pub fn k8s(key: &str, value: &str) -> Self {
+        Self::new("k8s", key, value)
+    }
+
+    pub fn reserved(name: &str) -> Self {
+        Self::new("reserved", name, "")
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.key)?;
+        if self.value.is_empty() { Ok(()) } else { write!(f, "={}", self.value) }
+    }
+}
+
+pub type LabelSet = BTreeSet<Label>;
+
+/// Patterns of keys that do not make identities, by Cilium's default filter; the longest include beats the shortest
+/// exclude.
+const INCLUDED: [&str; 6] = [
+    "io.kubernetes.pod.namespace",
+    "io.cilium.k8s.namespace.labels",
+    "app.kubernetes.io",
+    "io.cilium.k8s.policy.cluster",
+    "io.cilium.k8s.policy.serviceaccount",
+    "reserved",
+];
+const EXCLUDED: [&str; 16] = [
+    "io.kubernetes",
+    "kubernetes.io",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/controller-uid",
+    "beta.kubernetes.io",
+    "k8s.io",
+    "pod-template-generation",
+    "pod-template-hash",
+    "controller-revision-hash",
+    "controller-uid",
+    "annotation",
+    "etcd_node",
+    "topology.kubernetes.io",
+    "*beta.kubernetes.io",
+];
+
+/// Does a label with this key tell identities apart?
+pub fn is_relevant(key: &str) -> bool {
+    let fits = |pattern: &str| match pattern.strip_prefix('*') {
+        Some(rest) => key.contains(rest),
+        None => key.starts_with(pattern),
+    };
+    let excluded = EXCLUDED.iter().filter(|pattern| fits(pattern)).map(|pattern| pattern.len()).min();
+    let included = INCLUDED.iter().filter(|pattern| fits(pattern)).map(|pattern| pattern.len()).max();
+    match (included, excluded) {
+        (_, None) => true,
+        (Some(included), Some(excluded)) => included > excluded,
+        (None, Some(_)) => false,
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operator {
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Exists,
+    DoesNotExist,
+}
+
+/// One demand on labels; an empty source is any.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Requirement {
+    pub source: String,
+    pub key: String,
+    pub operator: Operator,
+}
+
+/// All demands must hold; no demand holds for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Selector(pub Vec<Requirement>);
+
+impl Selector {
+    pub fn matches(&self, labels: &LabelSet) -> bool {
+        self.0.iter().all(|requirement| requirement.holds(labels))
+    }
+
+    pub fn and(&mut self, source: &str, key: &str, operator: Operator) {
+        self.0.push(Requirement { source: source.to_owned(), key: key.to_owned(), operator });
+    }
+
+    /// Demand a value, whatever else was demanded of the key.
+    pub fn force(&mut self, key: &str, value: &str) {
+        self.0.retain(|requirement| requirement.key != key);
+        self.and("k8s", key, Operator::In(vec![value.to_owned()]));
+    }
+
+    pub fn mentions(&self, test: impl Fn(&Requirement) -> bool) -> bool {
+        self.0.iter().any(test)
+    }
+
+    /// Read a label selector. Keys may carry a source (`k8s:app`, `k8s.app` is not one); without it any source fits.
+    pub fn read(fields: &mut Fields<'_, '_>) -> Self {
+        let mut selector = Self::default();
+        for (key, value) in fields.labels("matchLabels") {
+            let (source, key) = split_source(&key);
+            selector.0.push(Requirement { source, key, operator: Operator::In(vec![value]) });
+        }
+        for (node, place) in fields.list("matchExpressions").unwrap_or_default() {
+            let mut expression = Fields::new(node, place, fields.problems);
+            let (key, operator) = (expression.text("key"), expression.text("operator"));
+            let values: Vec<String> =
+                expression.texts("values").into_iter().map(|(text, _, _)| text).collect();
+            expression.deny_unknown();
+            let Some(key) = key else {
+                expression.error(node, "an expression needs a key");
+                continue;
+            };
+            let operator = match operator.as_deref() {
+                Some("In") if !values.is_empty() => Operator::In(values),
+                Some("NotIn") if !values.is_empty() => Operator::NotIn(values),
+                Some("Exists") if values.is_empty() => Operator::Exists,
+                Some("DoesNotExist") if values.is_empty() => Operator::DoesNotExist,
+                Some("In" | "NotIn") => {
+                    expression.error(node, "In and NotIn need values");
+                    continue;
+                }
+                Some("Exists" | "DoesNotExist") => {
+                    expression.error(node, "Exists and DoesNotExist take no values");
+                    continue;
+                }
+                _ => {
+                    expression.error(node, "operator must be In, NotIn, Exists or DoesNotExist");
+                    continue;
+                }
+            };
+            let (source, key) = split_source(&key);
+            selector.0.push(Requirement { source, key, operator });
+        }
+        fields.deny_unknown();
+        selector
+    }
+}
+
+impl Requirement {
+    fn holds(&self, labels: &LabelSet) -> bool {
+        let mut found = labels
+            .iter()
+            .filter(|label| (self.source.is_empty() || self.source == label.source) && self.key == label.key);
+        match &self.operator {
+            Operator::In(values) => found.any(|label| values.contains(&label.value)),
+            Operator::NotIn(values) => !found.any(|label| values.contains(&label.value)),
+            Operator::Exists => found.next().is_some(),
+            Operator::DoesNotExist => found.next().is_none(),
+        }
+    }
+}
+
+const SOURCES: [&str; 12] = [
+    "unspec",
+    "any",
+    "k8s",
+    "gen",
+    "cni",
+    "container",
+    "reserved",
+    "cidr",
+    "cidrgroup",
+    "node",
+    "fqdn",
+    "directory",
+];
+
+/// `k8s:app` → (`k8s`, `app`); `any:app` and `app` → (``, `app`).
+pub fn split_source(key: &str) -> (String, String) {
+    match key.split_once(':') {
+        Some(("any", key)) => (String::new(), key.to_owned()),
+        Some((source, key)) if SOURCES.contains(&source) => (source.to_owned(), key.to_owned()),
+        _ => (String::new(), key.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_filter_is_ciliums() {
+        for key in
+            ["app", "app.kubernetes.io/name", NAMESPACE, SERVICE_ACCOUNT, "io.cilium.k8s.namespace.labels.x"]
+        {
+            assert!(is_relevant(key), "{key}");
+        }
+        for key in ["pod-template-hash", "io.kubernetes.other", "topology.kubernetes.io/zone", "k8s.io/x"] {
+            assert!(!is_relevant(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn not_in_holds_for_labels_that_are_not_there() {
+        let labels: LabelSet = [Label::k8s("app", "web")].into();
+        let not_in = |key: &str, value: &str| {
+            let mut selector = Selector::default();
+            selector.and("", key, Operator::NotIn(vec![value.to_owned()]));
+            selector.matches(&labels)
+        };
+        assert!(not_in("role", "x") && not_in("app", "x") && !not_in("app", "web"));
+        assert!(Selector::default().matches(&labels));
+    }
+}

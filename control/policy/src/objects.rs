@@ -1,0 +1,439 @@
+//! Files → objects: everything that a cluster would hold, read from YAML and JSON.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::decode::{Fields, Place, Problems, masked};
+use crate::labels::LabelSet;
+use crate::policy::Policy;
+use crate::policy::groups::CidrGroup;
+use crate::service::{Service, Slice};
+use crate::tree::{self, Limits, Node};
+
+/// A pod, or a machine that is no pod: somebody with addresses and labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+    pub labels: Vec<(String, String)>,
+    pub addresses: Vec<IpAddr>,
+    pub node: String,
+    pub service_account: String,
+    /// Shares its node's addresses and identity.
+    pub host_network: bool,
+    /// Named ports: name, protocol, number.
+    pub ports: Vec<(String, u8, u16)>,
+    /// Ports of the node that lead to it: address (or any), protocol, node's port, own port.
+    pub host_ports: Vec<(Option<IpAddr>, u8, u16, u16)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeObject {
+    pub name: String,
+    pub labels: Vec<(String, String)>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// All objects of a set, by kind.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    pub namespaces: BTreeMap<String, Vec<(String, String)>>,
+    pub nodes: BTreeMap<String, NodeObject>,
+    pub endpoints: BTreeMap<(String, String), Endpoint>,
+    pub services: BTreeMap<(String, String), Service>,
+    pub slices: BTreeMap<(String, String), Slice>,
+    pub policies: Vec<Policy>,
+    pub groups: Vec<CidrGroup>,
+    /// Kinds that mean nothing to a gateway, and how many of each were passed over.
+    pub ignored: BTreeMap<String, usize>,
+}
+
+/// What an object calls itself.
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    pub namespace: String,
+    pub name: String,
+    pub labels: Vec<(String, String)>,
+    pub annotations: Vec<(String, String)>,
+}
+
+impl Metadata {
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Read files and folders (recursively: *.yaml, *.yml, *.json).
+pub fn load(paths: &[PathBuf], limits: &Limits) -> (Objects, Problems) {
+    let mut reader = Reader::new(limits);
+    for path in paths {
+        let mut files = Vec::new();
+        collect(path, path, &mut files, &mut reader.problems);
+        files.sort();
+        files.iter().for_each(|file| reader.file(file));
+    }
+    reader.finish()
+}
+
+/// Read one text, as if it were a file of this name.
+pub fn parse(name: &str, text: &str, limits: &Limits) -> (Objects, Problems) {
+    let mut reader = Reader::new(limits);
+    reader.text(&Arc::from(name), text);
+    reader.finish()
+}
+
+fn collect(path: &Path, named: &Path, files: &mut Vec<PathBuf>, problems: &mut Problems) {
+    if path.is_dir() {
+        let entries = match std::fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => return note(problems, path, format!("cannot be read: {error}")),
+        };
+        for entry in entries.flatten() {
+            collect(&entry.path(), named, files, problems);
+        }
+        return;
+    }
+    let known =
+        path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json");
+    // A file that was named is read whatever it is called; in folders only those that say what they are.
+    if known || path == named {
+        files.push(path.to_owned());
+    }
+}
+
+fn note(problems: &mut Problems, path: &Path, what: String) {
+    let file = Arc::from(path.display().to_string());
+    problems.errors.push(crate::decode::Problem { file, line: 1, column: 1, field: String::new(), what });
+}
+
+struct Reader<'a> {
+    limits: &'a Limits,
+    objects: Objects,
+    problems: Problems,
+    seen: HashMap<(String, String, String), (Arc<str>, u32)>,
+}
+
+/// Kinds that a cluster's dump holds and a gateway needs not.
+const HARMLESS: [&str; 22] = [
+    "Deployment",
+    "ReplicaSet",
+    "StatefulSet",
+    "DaemonSet",
+    "ConfigMap",
+    "Secret",
+    "Job",
+    "CronJob",
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Ingress",
+    "IngressClass",
+    "Lease",
+    "Event",
+    "CustomResourceDefinition",
+    "PersistentVolumeClaim",
+    "Endpoints",
+    "CiliumEndpoint",
+    "CiliumIdentity",
+];
+
+impl<'a> Reader<'a> {
+    fn new(limits: &'a Limits) -> Self {
+        Self { limits, objects: Objects::default(), problems: Problems::default(), seen: HashMap::new() }
+    }
+
+    fn finish(mut self) -> (Objects, Problems) {
+        self.problems.errors.sort();
+        self.problems.warnings.sort();
+        (self.objects, self.problems)
+    }
+
+    fn file(&mut self, path: &Path) {
+        let size = std::fs::metadata(path).map(|data| data.len()).unwrap_or(0);
+        if size > self.limits.file_bytes {
+            let what = format!(
+                "{size} bytes are more than the limit of {} (limits.fileBytes)",
+                self.limits.file_bytes
+            );
+            return note(&mut self.problems, path, what);
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) => self.text(&Arc::from(path.display().to_string()), &text),
+            Err(error) => note(&mut self.problems, path, format!("cannot be read: {error}")),
+        }
+    }
+
+    fn text(&mut self, file: &Arc<str>, text: &str) {
+        match tree::parse(text, self.limits) {
+            Ok(documents) => documents.iter().for_each(|node| self.object(file, node)),
+            Err(error) => self.problems.errors.push(crate::decode::Problem {
+                file: Arc::clone(file),
+                line: error.line,
+                column: error.column,
+                field: String::new(),
+                what: error.what,
+            }),
+        }
+    }
+
+    fn object(&mut self, file: &Arc<str>, node: &Node) {
+        if matches!(node.value, tree::Value::Null) {
+            return;
+        }
+        let mut fields = Fields::new(node, Place::new(file), &mut self.problems);
+        let (kind, version) = (fields.text("kind"), fields.text("apiVersion"));
+        let Some(kind) = kind else {
+            fields.error(node, "an object needs a kind");
+            return;
+        };
+        if kind == "List" || kind.ends_with("List") && node.get("items").is_some() {
+            let items = fields.list("items").unwrap_or_default();
+            return items.iter().for_each(|(item, _)| self.object(file, item));
+        }
+        let metadata = metadata(&mut fields);
+        if metadata.name.is_empty() {
+            fields.error(node, "metadata.name is missing");
+            return;
+        }
+        let version = version.unwrap_or_default();
+        if let Some(expected) = group_of(&kind)
+            && !version.starts_with(expected)
+        {
+            let what = format!("{kind} is of {expected}, not of {version:?}");
+            fields.error(node, what);
+            return;
+        }
+        if !HARMLESS.contains(&kind.as_str()) && !self.is_first(file, node, &kind, &metadata) {
+            return;
+        }
+        self.dispatch(file, node, &kind, metadata);
+    }
+
+    fn is_first(&mut self, file: &Arc<str>, node: &Node, kind: &str, metadata: &Metadata) -> bool {
+        let key = (kind.to_owned(), metadata.namespace.clone(), metadata.name.clone());
+        if let Some((other, line)) = self.seen.get(&key) {
+            let what = format!(
+                "{kind} {}/{} is already defined at {other}:{line}",
+                metadata.namespace, metadata.name
+            );
+            self.problems.errors.push(Place::new(file).problem(node, what));
+            return false;
+        }
+        self.seen.insert(key, (Arc::clone(file), node.line));
+        true
+    }
+
+    fn dispatch(&mut self, file: &Arc<str>, node: &Node, kind: &str, metadata: Metadata) {
+        let (objects, problems) = (&mut self.objects, &mut self.problems);
+        let key = (metadata.namespace.clone(), metadata.name.clone());
+        let place = Place::new(file);
+        match kind {
+            "Namespace" => drop(objects.namespaces.insert(metadata.name, metadata.labels)),
+            "Node" => {
+                let node = read_node(node, place, metadata, problems);
+                objects.nodes.insert(node.name.clone(), node);
+            }
+            "Pod" => drop(objects.endpoints.insert(key, read_pod(node, place, metadata, problems))),
+            "Endpoint" => drop(objects.endpoints.insert(key, read_endpoint(node, place, metadata, problems))),
+            "Service" => drop(objects.services.insert(key, Service::read(node, place, metadata, problems))),
+            "EndpointSlice" => drop(objects.slices.insert(key, Slice::read(node, place, metadata, problems))),
+            "NetworkPolicy" => objects.policies.extend(crate::policy::kubernetes::read(node, place, metadata, problems)),
+            "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" => {
+                objects.policies.extend(crate::policy::cilium::read(node, place, metadata, kind, problems));
+            }
+            "CiliumCIDRGroup" => objects.groups.push(CidrGroup::read(node, place, metadata, problems)),
+            other if HARMLESS.contains(&other) => *objects.ignored.entry(other.to_owned()).or_insert(0) += 1,
+            other => problems.errors.push(place.problem(
+                node,
+                format!(
+                    "the kind {other} is not supported; supported are Namespace, Node, Pod, Endpoint, Service, \
+                     EndpointSlice, NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup"
+                ),
+            )),
+        }
+    }
+}
+
+fn group_of(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "Namespace" | "Node" | "Pod" | "Service" => "v1",
+        "EndpointSlice" => "discovery.k8s.io/",
+        "NetworkPolicy" => "networking.k8s.io/",
+        "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" | "CiliumCIDRGroup" => "cilium.io/",
+        "Endpoint" => "sluice.dev/",
+        _ => return None,
+    })
+}
+
+fn metadata(fields: &mut Fields<'_, '_>) -> Metadata {
+    let Some((node, place)) = fields.object("metadata") else { return Metadata::default() };
+    let mut fields = Fields::new(node, place, fields.problems);
+    Metadata {
+        namespace: fields.loose_text("namespace").unwrap_or_default(),
+        name: fields.loose_text("name").unwrap_or_default(),
+        labels: fields.labels("labels"),
+        annotations: fields.labels("annotations"),
+    }
+}
+
+/// An address field; what is none is noted.
+pub fn address(text: &str, node: &Node, place: &Place, problems: &mut Problems) -> Option<IpAddr> {
+    let parsed = text.parse();
+    if parsed.is_err() {
+        problems.errors.push(place.problem(node, format!("{text} is no address")));
+    }
+    parsed.ok().map(|ip| masked(ip, 128))
+}
+
+fn read_node(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> NodeObject {
+    let mut addresses = Vec::new();
+    let listed = node.get("status").and_then(|status| status.get("addresses"));
+    for item in listed.map(Node::list).unwrap_or_default() {
+        let kind = item.get("type").and_then(Node::text).unwrap_or_default();
+        if (kind == "InternalIP" || kind == "ExternalIP")
+            && let Some(node) = item.get("address")
+        {
+            let place = place.key("status.addresses");
+            addresses.extend(address(node.text().unwrap_or_default(), node, &place, problems));
+        }
+    }
+    NodeObject { name: metadata.name, labels: metadata.labels, addresses }
+}
+
+fn read_pod(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Endpoint {
+    let mut endpoint = Endpoint {
+        kind: "Pod",
+        namespace: if metadata.namespace.is_empty() { "default".to_owned() } else { metadata.namespace },
+        name: metadata.name,
+        labels: metadata.labels,
+        addresses: Vec::new(),
+        node: String::new(),
+        service_account: "default".to_owned(),
+        host_network: false,
+        ports: Vec::new(),
+        host_ports: Vec::new(),
+    };
+    if let Some(spec) = node.get("spec") {
+        let mut fields = Fields::new(spec, place.key("spec"), problems);
+        endpoint.node = fields.loose_text("nodeName").unwrap_or_default();
+        let account = fields.loose_text("serviceAccountName").or_else(|| fields.loose_text("serviceAccount"));
+        endpoint.service_account = account.unwrap_or_else(|| "default".to_owned());
+        endpoint.host_network = fields.flag("hostNetwork").unwrap_or(false);
+        for (container, place) in fields.list("containers").unwrap_or_default() {
+            container_ports(container, place, &mut endpoint, fields.problems);
+        }
+    }
+    let Some(status) = node.get("status") else { return endpoint };
+    let phase = status.get("phase").and_then(Node::text).unwrap_or_default();
+    if phase == "Succeeded" || phase == "Failed" {
+        return endpoint;
+    }
+    let place = place.key("status.podIPs");
+    for item in status.get("podIPs").map(Node::list).unwrap_or_default() {
+        if let Some(node) = item.get("ip") {
+            endpoint.addresses.extend(address(node.text().unwrap_or_default(), node, &place, problems));
+        }
+    }
+    if endpoint.addresses.is_empty()
+        && let Some(node) = status.get("podIP")
+        && let Some(text) = node.text()
+    {
+        endpoint.addresses.extend(address(text, node, &place, problems));
+    }
+    endpoint
+}
+
+fn container_ports(container: &Node, place: Place, endpoint: &mut Endpoint, problems: &mut Problems) {
+    let mut fields = Fields::new(container, place, problems);
+    for (port, place) in fields.list("ports").unwrap_or_default() {
+        let mut fields = Fields::new(port, place, fields.problems);
+        let proto = fields.text("protocol").map_or(Some(6), |name| protocol(&name)).unwrap_or(6);
+        let Some(number) = fields.int("containerPort", 1, 65535).and_then(|n| u16::try_from(n).ok()) else {
+            continue;
+        };
+        if let Some(name) = fields.text("name") {
+            endpoint.ports.push((name.to_lowercase(), proto, number));
+        }
+        if let Some(host) = fields.int("hostPort", 1, 65535).and_then(|n| u16::try_from(n).ok()) {
+            let ip = fields.text("hostIP").and_then(|ip| ip.parse().ok());
+            endpoint.host_ports.push((ip, proto, host, number));
+        }
+    }
+}
+
+fn read_endpoint(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Endpoint {
+    let mut endpoint = Endpoint {
+        kind: "Endpoint",
+        namespace: if metadata.namespace.is_empty() { "default".to_owned() } else { metadata.namespace },
+        name: metadata.name,
+        labels: metadata.labels,
+        addresses: Vec::new(),
+        node: String::new(),
+        service_account: String::new(),
+        host_network: false,
+        ports: Vec::new(),
+        host_ports: Vec::new(),
+    };
+    let Some(spec) = node.get("spec") else {
+        problems.errors.push(place.problem(node, "an Endpoint needs a spec with addresses"));
+        return endpoint;
+    };
+    let mut fields = Fields::new(spec, place.key("spec"), problems);
+    for (text, node, place) in fields.texts("addresses") {
+        endpoint.addresses.extend(address(&text, node, &place, fields.problems));
+    }
+    // Labels may stand here, too, where people look for what an object is about.
+    endpoint.labels.extend(fields.labels("labels"));
+    for (port, place) in fields.list("ports").unwrap_or_default() {
+        let mut fields = Fields::new(port, place, fields.problems);
+        let proto = fields.text("protocol").and_then(|name| protocol(&name)).unwrap_or(6);
+        let number = fields.int("port", 1, 65535).and_then(|n| u16::try_from(n).ok());
+        if let (Some(name), Some(number)) = (fields.text("name"), number) {
+            endpoint.ports.push((name.to_lowercase(), proto, number));
+        }
+        fields.deny_unknown();
+    }
+    fields.deny_unknown();
+    endpoint
+}
+
+/// TCP, UDP, SCTP by name.
+pub fn protocol(name: &str) -> Option<u8> {
+    match name.to_ascii_uppercase().as_str() {
+        "TCP" => Some(6),
+        "UDP" => Some(17),
+        "SCTP" => Some(132),
+        _ => None,
+    }
+}
+
+impl Objects {
+    /// The identity labels of an endpoint: its own as far as they tell identities apart, its namespace's, and where it
+    /// is.
+    pub fn identity_labels(&self, endpoint: &Endpoint, cluster: &str) -> LabelSet {
+        use crate::labels::{CLUSTER, Label, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT, is_relevant};
+        let mut labels: LabelSet = endpoint
+            .labels
+            .iter()
+            .filter(|(key, _)| is_relevant(key))
+            .map(|(key, value)| Label::k8s(key, value))
+            .collect();
+        labels.insert(Label::k8s(NAMESPACE, &endpoint.namespace));
+        labels.insert(Label::k8s(CLUSTER, cluster));
+        if !endpoint.service_account.is_empty() {
+            labels.insert(Label::k8s(SERVICE_ACCOUNT, &endpoint.service_account));
+        }
+        for (key, value) in self.namespaces.get(&endpoint.namespace).map(Vec::as_slice).unwrap_or_default() {
+            labels.insert(Label::k8s(&format!("{NAMESPACE_LABELS}{key}"), value));
+        }
+        // Kubernetes gives every namespace its name as a label; a namespace that only occurs elsewhere has it, too.
+        let own_name = format!("{NAMESPACE_LABELS}kubernetes.io/metadata.name");
+        labels.insert(Label::k8s(&own_name, &endpoint.namespace));
+        labels
+    }
+}

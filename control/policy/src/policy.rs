@@ -1,0 +1,143 @@
+//! Policies as they mean: whom they select, whom they let in or out, and on which ports. Only valid ones exist.
+
+pub mod cilium;
+pub mod groups;
+pub mod kubernetes;
+pub mod peers;
+
+use sluice_core::tables::record::Prefix;
+
+use crate::labels::Selector;
+
+/// Where a rule comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// One `spec`.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub source: Source,
+    pub subject: Subject,
+    pub rules: Vec<Rule>,
+    /// Does it switch on default deny, for ingress and for egress?
+    pub default_deny: [bool; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Endpoints(Selector),
+    /// A host policy.
+    Nodes(Selector),
+}
+
+/// One entry of a rule list.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub direction: Direction,
+    /// Its list (`ingress`, `egressDeny`, …) and its place there.
+    pub list: &'static str,
+    pub index: usize,
+    pub deny: bool,
+    pub peers: Peers,
+    pub ports: Ports,
+    /// A rule that asks for mutual authentication.
+    pub authenticate: bool,
+    /// Rules above TCP and UDP: what they allow is not known from addresses and ports.
+    pub inspect: Inspect,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inspect {
+    #[default]
+    No,
+    Dns,
+    /// HTTP, Kafka, TLS names.
+    Other,
+}
+
+/// Who is on the other side.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peers {
+    /// No word about it: everybody.
+    Anyone,
+    /// Any of these; none of them is nobody.
+    Any(Vec<Peer>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peer {
+    Endpoints(Selector),
+    Nodes(Selector),
+    Cidr {
+        prefix: Prefix,
+        except: Vec<Prefix>,
+    },
+    /// All prefixes of a CIDR group, by name or labels.
+    Group {
+        name: Option<String>,
+        selector: Option<Selector>,
+        except: Vec<Prefix>,
+    },
+    Entity(Entity),
+    /// A service's pods or backends.
+    Service {
+        namespace: Option<String>,
+        name: Option<String>,
+        selector: Option<Selector>,
+    },
+    Name(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entity {
+    All,
+    None,
+    World,
+    WorldIpv4,
+    WorldIpv6,
+    Cluster,
+    Host,
+    RemoteNode,
+    KubeApiserver,
+    Init,
+    Health,
+    Unmanaged,
+    Ingress,
+}
+
+/// Which ports, protocols and ICMP types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Everything, ICMP included.
+    All,
+    Some(Vec<PortSpec>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortSpec {
+    pub proto: u8,
+    pub port: PortName,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortName {
+    Range(u16, u16),
+    /// Resolved per endpoint.
+    Named(String),
+}
+
+impl Policy {
+    pub fn denies_by_default(&self, direction: Direction) -> bool {
+        self.default_deny[usize::from(direction == Direction::Egress)]
+    }
+}

@@ -1,0 +1,164 @@
+//! Reading peers: selectors with the namespace that they inherit, CIDRs, entities, services, names.
+
+use super::{Entity, Peer};
+use crate::decode::{Fields, Place, Problems, masked, prefix};
+use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
+use crate::tree::{Node, Value};
+
+/// A selector of peers, with what Cilium adds: the policy's own namespace, or for clusterwide policies that there is one.
+pub fn endpoints(node: &Node, place: Place, namespace: Option<&str>, problems: &mut Problems) -> Peer {
+    let mut fields = Fields::new(node, place, problems);
+    let mut selector = Selector::read(&mut fields);
+    let names_namespace = selector.mentions(|r| r.key == NAMESPACE || r.key.starts_with(NAMESPACE_LABELS));
+    let reserved = selector.mentions(|r| r.source == "reserved");
+    if !names_namespace && !reserved {
+        match namespace {
+            Some(namespace) => selector.and("k8s", NAMESPACE, Operator::In(vec![namespace.to_owned()])),
+            None => selector.and("k8s", NAMESPACE, Operator::Exists),
+        }
+    }
+    Peer::Endpoints(selector)
+}
+
+/// `fromCIDR` and `toCIDR`.
+pub fn cidr(text: &str, node: &Node, place: &Place, problems: &mut Problems) -> Option<Peer> {
+    match prefix(text) {
+        Ok(prefix) => Some(Peer::Cidr { prefix, except: Vec::new() }),
+        Err(what) => {
+            problems.errors.push(place.problem(node, what));
+            None
+        }
+    }
+}
+
+/// `fromCIDRSet` and `toCIDRSet`, and `ipBlock` with its own spelling.
+pub fn cidr_set(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> {
+    let mut fields = Fields::new(node, place, problems);
+    let (cidr, group) = (fields.text("cidr"), fields.text("cidrGroupRef"));
+    let selector = fields.object("cidrGroupSelector").map(|(node, place)| {
+        let mut fields = Fields::new(node, place, fields.problems);
+        Selector::read(&mut fields)
+    });
+    let mut except = Vec::new();
+    for (text, node, place) in fields.texts("except") {
+        match prefix(&text) {
+            Ok(prefix) => except.push((prefix, node, place)),
+            Err(what) => fields.problems.errors.push(place.problem(node, what)),
+        }
+    }
+    fields.deny_unknown();
+    let given = usize::from(cidr.is_some()) + usize::from(group.is_some()) + usize::from(selector.is_some());
+    if given != 1 {
+        fields.error(node, "exactly one of cidr, cidrGroupRef and cidrGroupSelector is needed");
+        return None;
+    }
+    let Some(cidr) = cidr else {
+        let except = except.into_iter().map(|(prefix, _, _)| prefix).collect();
+        return Some(Peer::Group { name: group, selector, except });
+    };
+    let prefix = match prefix(&cidr) {
+        Ok(prefix) => prefix,
+        Err(what) => {
+            fields.error(node, what);
+            return None;
+        }
+    };
+    for (hole, node, place) in &except {
+        let inside = hole.addr.is_ipv4() == prefix.addr.is_ipv4()
+            && hole.len >= prefix.len
+            && masked(hole.addr, prefix.len) == prefix.addr;
+        if !inside {
+            fields.problems.errors.push(place.problem(node, format!("the exception lies outside {cidr}")));
+        }
+    }
+    Some(Peer::Cidr { prefix, except: except.into_iter().map(|(prefix, _, _)| prefix).collect() })
+}
+
+pub fn entity(text: &str, node: &Node, place: &Place, problems: &mut Problems) -> Option<Peer> {
+    let entity = match text {
+        "all" => Entity::All,
+        "none" => Entity::None,
+        "world" => Entity::World,
+        "world-ipv4" => Entity::WorldIpv4,
+        "world-ipv6" => Entity::WorldIpv6,
+        "cluster" | "cluster-mesh" => Entity::Cluster,
+        "host" => Entity::Host,
+        "remote-node" => Entity::RemoteNode,
+        "kube-apiserver" => Entity::KubeApiserver,
+        "init" => Entity::Init,
+        "health" => Entity::Health,
+        "unmanaged" => Entity::Unmanaged,
+        "ingress" => Entity::Ingress,
+        other => {
+            problems.errors.push(place.problem(node, format!("there is no entity {other}")));
+            return None;
+        }
+    };
+    Some(Peer::Entity(entity))
+}
+
+pub fn nodes(node: &Node, place: Place, problems: &mut Problems) -> Peer {
+    let mut fields = Fields::new(node, place, problems);
+    Peer::Nodes(Selector::read(&mut fields))
+}
+
+/// `toServices`: by name or by the service's labels; an empty namespace is any.
+pub fn service(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> {
+    let mut fields = Fields::new(node, place, problems);
+    let named = fields.object("k8sService");
+    let selected = fields.object("k8sServiceSelector");
+    fields.deny_unknown();
+    match (named, selected) {
+        (Some((node, place)), None) => {
+            let mut fields = Fields::new(node, place, fields.problems);
+            let (name, namespace) = (fields.text("serviceName"), fields.text("namespace"));
+            fields.deny_unknown();
+            Some(Peer::Service { namespace: namespace.filter(|n| !n.is_empty()), name, selector: None })
+        }
+        (None, Some((node, place))) => {
+            let mut fields = Fields::new(node, place, fields.problems);
+            let namespace = fields.text("namespace").filter(|n| !n.is_empty());
+            let selector = fields.object("selector").map(|(node, place)| {
+                let mut fields = Fields::new(node, place, fields.problems);
+                Selector::read(&mut fields)
+            });
+            fields.deny_unknown();
+            Some(Peer::Service {
+                namespace,
+                name: None,
+                selector: selector.or_else(|| Some(Selector::default())),
+            })
+        }
+        _ => {
+            fields.error(node, "exactly one of k8sService and k8sServiceSelector is needed");
+            None
+        }
+    }
+}
+
+/// `toFQDNs`: a name or a pattern, lower case, with a dot at its end.
+pub fn name(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> {
+    let mut fields = Fields::new(node, place, problems);
+    let (exact, pattern) = (fields.text("matchName"), fields.text("matchPattern"));
+    fields.deny_unknown();
+    let (text, stars) = match (exact, pattern) {
+        (Some(name), None) => (name, false),
+        (None, Some(pattern)) => (pattern, true),
+        _ => {
+            fields.error(node, "exactly one of matchName and matchPattern is needed");
+            return None;
+        }
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || (stars && c == '*');
+    if text.is_empty() || text.len() > 255 || !text.chars().all(fits) {
+        fields.error(node, format!("{text:?} is no DNS name{}", if stars { " or pattern" } else { "" }));
+        return None;
+    }
+    let text = text.trim().to_lowercase();
+    Some(Peer::Name(if text.ends_with('.') { text } else { format!("{text}.") }))
+}
+
+/// Is the list there, and is it there but empty? Cilium tells the two apart.
+pub fn is_empty_list(node: &Node) -> bool {
+    matches!(&node.value, Value::List(items) if items.is_empty())
+}
