@@ -1,2 +1,81 @@
-//! Placeholder until its parts land.
-fn main() {}
+//! `sluice`: the command that people type. Turns what was typed into one call, and errors into exit codes.
+
+mod args;
+mod client;
+mod demo;
+mod live;
+mod manual;
+mod offline;
+mod output;
+mod replay;
+mod run;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use args::{Cli, Command, ConfigCommand};
+use client::Client;
+
+/// What a command found, in the habit of grep and diff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, or yes.
+    Yes,
+    /// Invalid, denied, differs.
+    No,
+    /// Some of it could not be done; what and why was said.
+    Partly,
+}
+
+fn main() -> ExitCode {
+    match dispatch(&Cli::parse()) {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Partly) => ExitCode::from(2),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where errors meet people")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("sluice: {error:#}");
+}
+
+fn dispatch(cli: &Cli) -> Result<Answer> {
+    let client = Client::new(&cli.socket);
+    let done = |result: Result<()>| result.map(|()| Answer::Yes);
+    match &cli.command {
+        Command::Demo(args) => done(demo::demo(args)),
+        Command::DemoBackend { name, port } => done(demo::backend::serve(name, *port)),
+        Command::Run(args) => done(run::run(args)),
+        Command::Check(args) => offline::check(args),
+        Command::Verdict(args) => offline::verdict(args),
+        Command::Explain(args) => offline::explain(args),
+        Command::Diff(args) => offline::diff(args),
+        Command::Dump(args) => done(offline::dump(args)),
+        Command::Replay(args) => done(replay::replay(args)),
+        Command::Status(args) => done(live::status(&client, args.output)),
+        Command::Services(args) => done(live::list(&client, "services", args.output)),
+        Command::Policies(args) => done(live::list(&client, "policies", args.output)),
+        Command::Identities(args) => done(live::list(&client, "identities", args.output)),
+        Command::Endpoints(args) => done(live::list(&client, "endpoints", args.output)),
+        Command::Names(args) => done(live::list(&client, "names", args.output)),
+        Command::Nat(args) => done(live::list(&client, "nat", args.output)),
+        Command::Flows(args) => done(live::flows(&client, args)),
+        Command::Observe(args) => done(live::observe(&client, args)),
+        Command::Metrics => done(live::metrics(&client)),
+        Command::Completions { shell } => done(manual::completions(*shell)),
+        Command::Man { folder } => done(manual::pages(folder)),
+        Command::Config(args) => match &args.what {
+            ConfigCommand::Schema => done(offline::config_schema()),
+            ConfigCommand::Show { file } => done(offline::config_show(file)),
+            ConfigCommand::Options => done(offline::config_options()),
+            ConfigCommand::Dataplane { file } => done(offline::config_dataplane(file)),
+        },
+    }
+}

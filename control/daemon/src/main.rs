@@ -1,2 +1,73 @@
-//! Placeholder until its parts land.
-fn main() {}
+//! `sluice-control`: turns what was typed into a running control process, and errors into exit codes.
+
+mod api;
+mod args;
+mod history;
+mod link;
+mod metrics;
+mod reconcile;
+mod source;
+mod views;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use sluice_policy::config;
+use tokio::signal::unix::{SignalKind, signal};
+
+use args::{Args, LogForm};
+use reconcile::Control;
+use source::files::Watch;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("cannot start").and_then(|runtime| runtime.block_on(run(&args)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let (gateway, problems) = config::load(&args.config);
+    let Some(gateway) = gateway else { bail!("{}", problems.to_string().trim_end()) };
+    let (api_socket, metrics) = (gateway.api_socket.clone(), gateway.metrics.clone());
+    let mut watch = Watch::start(&gateway.objects)?;
+    let control = Arc::new(Control::new(gateway));
+    // An invalid set at start is no reason to be silent: the gateway guards with what it has, and says why.
+    control.reload();
+    link::start(Arc::clone(&control));
+    let serving = api::serve(Arc::clone(&control), &api_socket, &metrics).await?;
+    let (mut terminate, mut interrupt, mut hangup) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    loop {
+        tokio::select! {
+            () = watch.changed() => control.reload(),
+            _ = hangup.recv() => control.reload(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    serving.abort();
+    drop(std::fs::remove_file(&api_socket));
+    Ok(())
+}
+
+fn start_log(form: LogForm) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match form {
+        LogForm::Text => log.with_ansi(false).init(),
+        LogForm::Json => log.json().init(),
+    }
+}

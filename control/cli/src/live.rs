@@ -1,0 +1,142 @@
+//! Commands that ask the running gateway.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::args::{Flows, Observe};
+use crate::client::Client;
+use crate::output::{self, Column, Form};
+
+const SERVICES: &[Column] = &[
+    ("NAMESPACE/NAME", "/service"),
+    ("FRONTEND", "/ip"),
+    ("PORT", "/port"),
+    ("PROTO", "/proto"),
+    ("TYPE", "/type"),
+    ("MODE", "/mode"),
+    ("ALGORITHM", "/algorithm"),
+    ("BACKENDS", "/backend_summary"),
+];
+const POLICIES: &[Column] = &[
+    ("KIND", "/kind"),
+    ("NAMESPACE", "/namespace"),
+    ("NAME", "/name"),
+    ("ENDPOINTS", "/selects"),
+    ("INGRESS", "/ingress"),
+    ("EGRESS", "/egress"),
+];
+const IDENTITIES: &[Column] = &[("IDENTITY", "/identity"), ("LABELS", "/labels")];
+const ENDPOINTS: &[Column] = &[
+    ("NAMESPACE", "/namespace"),
+    ("NAME", "/name"),
+    ("ADDRESSES", "/addresses"),
+    ("IDENTITY", "/identity"),
+    ("INGRESS", "/ingress_enforced"),
+    ("EGRESS", "/egress_enforced"),
+];
+const NAMES: &[Column] =
+    &[("NAME", "/name"), ("ADDRESSES", "/addresses"), ("EXPIRES", "/expires_in_seconds")];
+const NAT: &[Column] =
+    &[("ADDRESS", "/address"), ("FIRST", "/first_port"), ("LAST", "/last_port"), ("IN USE", "/in_use")];
+const FLOWS: &[Column] = &[
+    ("PROTO", "/proto"),
+    ("SOURCE", "/source"),
+    ("DESTINATION", "/destination"),
+    ("BACKEND", "/translated_destination"),
+    ("STATE", "/state"),
+    ("PACKETS", "/packets"),
+    ("BYTES", "/bytes"),
+    ("IDLE", "/idle_seconds"),
+];
+
+/// The listings, by the name of their command.
+pub fn list(client: &Client, name: &str, form: Form) -> Result<()> {
+    let columns = match name {
+        "services" => SERVICES,
+        "policies" => POLICIES,
+        "identities" => IDENTITIES,
+        "endpoints" => ENDPOINTS,
+        "names" => NAMES,
+        _ => NAT,
+    };
+    output::rows(form, columns, &client.get(&format!("/v1/{name}"))?)
+}
+
+pub fn flows(client: &Client, args: &Flows) -> Result<()> {
+    let path = format!("/v1/flows?limit={}{}", args.limit, args.filter.query());
+    output::rows(args.output, FLOWS, &client.get(&path)?)
+}
+
+pub fn status(client: &Client, form: Form) -> Result<()> {
+    let status = client.get("/v1/status")?;
+    match form {
+        Form::Json => output::json(&status),
+        Form::Table => output::line(&outline(&status, 0)),
+    }
+}
+
+pub fn metrics(client: &Client) -> Result<()> {
+    output::line(&client.text("/metrics")?)
+}
+
+pub fn observe(client: &Client, args: &Observe) -> Result<()> {
+    let verdict = args.verdict.as_ref().map_or(String::new(), |v| format!("&verdict={v}"));
+    let path =
+        format!("/v1/events?last={}&follow={}{}{}", args.last, args.follow, verdict, args.filter.query());
+    client.lines(&path, |line| event(line, args.output).map(|()| true))
+}
+
+fn event(line: &str, form: Form) -> Result<()> {
+    match form {
+        Form::Json => output::line(&format!("{line}\n")),
+        Form::Table => output::line(&format!("{}\n", sentence(&serde_json::from_str(line)?))),
+    }
+}
+
+/// One event as a line in the manner of `hubble observe`: time, who to whom, what came of it, by which rules.
+fn sentence(event: &Value) -> String {
+    let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut line = format!(
+        "{} {} -> {} {} {}",
+        text("/time"),
+        text("/from"),
+        text("/to"),
+        text("/proto"),
+        text("/verdict")
+    );
+    for (label, at) in [("", "/drop_reason_desc"), ("via ", "/backend"), ("rules ", "/rule_text")] {
+        let value = text(at);
+        if !value.is_empty() {
+            line.push_str(&format!(" {label}{value}"));
+        }
+    }
+    line
+}
+
+/// A nested object as indented `key: value` lines.
+fn outline(value: &Value, depth: usize) -> String {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| match value {
+                Value::Object(_) => format!("{indent}{key}:\n{}", outline(value, depth + 1)),
+                Value::Array(items) if items.iter().any(Value::is_object) => {
+                    let rows = items.iter().map(|item| outline(item, depth + 1)).collect::<Vec<_>>();
+                    format!("{indent}{key}:\n{}", rows.join(&format!("{indent}  --\n")))
+                }
+                other => format!("{indent}{key}: {}\n", plain(other)),
+            })
+            .collect(),
+        other => format!("{indent}{}\n", plain(other)),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}

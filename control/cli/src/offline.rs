@@ -1,0 +1,252 @@
+//! Commands that need no running gateway: they read objects and answer from the compiled tables.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use sluice_core::tables::record::FrontendKey;
+use sluice_policy::compile::Compiled;
+use sluice_policy::config::{self, Gateway, OPTIONS, Options};
+use sluice_policy::objects;
+use sluice_policy::verdict::Judge;
+
+use crate::Answer;
+use crate::args::{Check, Diff, Dump, Explain, Model, Verdict};
+use crate::output::{self, Form};
+
+/// A configuration file, or its mistakes as an error.
+pub fn gateway(path: &Path) -> Result<Gateway> {
+    match config::load(path) {
+        (Some(gateway), _) => Ok(gateway),
+        (None, problems) => bail!("{}", problems.to_string().trim_end()),
+    }
+}
+
+/// What the flags and the configuration say that objects mean.
+pub fn options(model: &Model) -> Result<Options> {
+    let mut options =
+        model.config.as_deref().map(gateway).transpose()?.map_or_else(Options::default, |g| g.options);
+    if let Some(node) = &model.node {
+        options.node.clone_from(node);
+    }
+    if let Some(cluster) = &model.cluster_name {
+        options.cluster.clone_from(cluster);
+    }
+    if model.audit {
+        options.audit = true;
+    }
+    let flags = [
+        ("enable-policy", &model.enforcement),
+        ("bpf-lb-algorithm", &model.bpf_lb_algorithm),
+        ("bpf-lb-maglev-table-size", &model.bpf_lb_maglev_table_size),
+        ("bpf-lb-mode", &model.bpf_lb_mode),
+        ("service-no-backend-response", &model.service_no_backend_response),
+    ];
+    for (name, value) in flags {
+        if let Some(value) = value {
+            options.set(name, value).map_err(anyhow::Error::msg)?;
+        }
+    }
+    options.external_clusterip |= model.bpf_lb_external_clusterip;
+    options.source_range_all_types |= model.bpf_lb_source_range_all_types;
+    for option in &model.options {
+        let (name, value) = option.split_once('=').with_context(|| format!("{option} is not NAME=VALUE"))?;
+        options.set(name, value).map_err(anyhow::Error::msg)?;
+    }
+    Ok(options)
+}
+
+/// Objects, compiled. Mistakes in them are an error that lists all.
+pub fn compiled(paths: &[PathBuf], options: Options) -> Result<Compiled> {
+    let (objects, problems) = objects::load(paths, &options.limits);
+    if !problems.is_ok() {
+        bail!("the objects are not valid\n{}", problems.to_string().trim_end());
+    }
+    Ok(Compiled::new(objects, options, problems))
+}
+
+fn judge(paths: &[PathBuf], model: &Model) -> Result<Judge> {
+    Judge::new(compiled(paths, options(model)?)?).map_err(anyhow::Error::msg)
+}
+
+pub fn check(args: &Check) -> Result<Answer> {
+    let options = options(&args.model)?;
+    let (objects, problems) = objects::load(&args.paths, &options.limits);
+    let errors = problems.errors.clone();
+    let warnings = match problems.is_ok() {
+        true => Compiled::new(objects, options, problems).warnings,
+        false => problems.warnings,
+    };
+    let bad = !errors.is_empty() || (args.strict && !warnings.is_empty());
+    match args.output {
+        Form::Json => {
+            let show = |severity: &str, problem: &sluice_policy::decode::Problem| {
+                json!({"severity": severity, "file": &*problem.file, "line": problem.line, "column": problem.column,
+                    "field": problem.field, "what": problem.what})
+            };
+            let list: Vec<Value> = errors
+                .iter()
+                .map(|p| show("error", p))
+                .chain(warnings.iter().map(|p| show("warning", p)))
+                .collect();
+            output::json(&json!({"valid": errors.is_empty(), "problems": list}))?;
+        }
+        Form::Table => {
+            for problem in &errors {
+                output::line(&format!("{problem}\n"))?;
+            }
+            for problem in &warnings {
+                output::line(&format!("{problem} (warning)\n"))?;
+            }
+        }
+    }
+    Ok(if bad { Answer::No } else { Answer::Yes })
+}
+
+pub fn verdict(args: &Verdict) -> Result<Answer> {
+    let mut judge = judge(&args.objects.paths, &args.objects.model)?;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut answer = Answer::Yes;
+    for line in lines(&args.flows)? {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        match judge.line(&line) {
+            Ok(None) => {}
+            Ok(Some(value)) => writeln!(out, "{value}")?,
+            Err(value) => {
+                answer = Answer::Partly;
+                writeln!(out, "{value}")?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(answer)
+}
+
+fn lines(path: &Path) -> Result<Box<dyn Iterator<Item = std::io::Result<String>>>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::new(std::io::stdin()).lines()));
+    }
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Box::new(BufReader::new(file).lines()))
+}
+
+pub fn explain(args: &Explain) -> Result<Answer> {
+    let judge = judge(&args.objects.paths, &args.objects.model)?;
+    let mut question = match &args.with {
+        Some(text) => serde_json::from_str(text).context("--with is not JSON")?,
+        None => json!({}),
+    };
+    question["from"] = json!(args.from);
+    question["to"] = json!(args.to);
+    question["proto"] = json!(args.proto);
+    question["port"] = json!(args.port);
+    if let Some(kind) = args.icmp_type {
+        question["icmp_type"] = json!(kind);
+    }
+    let (text, answer) = judge.explain(&question).map_err(anyhow::Error::msg)?;
+    match args.output {
+        Form::Json => output::json(&answer)?,
+        Form::Table => output::line(&text)?,
+    }
+    Ok(if answer["verdict"] == "DROPPED" { Answer::No } else { Answer::Yes })
+}
+
+pub fn diff(args: &Diff) -> Result<Answer> {
+    let mut old = judge(std::slice::from_ref(&args.old), &args.model)?;
+    let mut new = judge(std::slice::from_ref(&args.new), &args.model)?;
+    let mut changed = Vec::new();
+    if let Some(flows) = &args.flows {
+        for line in lines(flows)? {
+            let line = line?;
+            let (before, after) = (answer(&mut old, &line), answer(&mut new, &line));
+            if let (Some(before), Some(after)) = (before, after)
+                && (before["verdict"] != after["verdict"] || before["drop_reason"] != after["drop_reason"])
+            {
+                let flow: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+                changed.push(json!({"flow": flow, "old": before, "new": after}));
+            }
+        }
+    } else {
+        let records = new.compiled.changes_since(Some(&old.compiled));
+        changed.extend(
+            records
+                .iter()
+                .map(|change| json!({"record": format!("{:?}", change.key()), "removed": change.removes()})),
+        );
+    }
+    match args.output {
+        Form::Json => output::json(&json!(changed))?,
+        Form::Table => {
+            for one in &changed {
+                let line = match one.get("flow") {
+                    Some(flow) => format!(
+                        "{} -> {} {}: {} becomes {}\n",
+                        flow["from"].as_str().unwrap_or_default(),
+                        flow["to"].as_str().unwrap_or_default(),
+                        flow["port"],
+                        one["old"]["verdict"].as_str().unwrap_or_default(),
+                        one["new"]["verdict"].as_str().unwrap_or_default()
+                    ),
+                    None => format!(
+                        "{}{}\n",
+                        if one["removed"] == json!(true) { "- " } else { "+ " },
+                        one["record"].as_str().unwrap_or_default()
+                    ),
+                };
+                output::line(&line)?;
+            }
+        }
+    }
+    Ok(if changed.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+fn answer(judge: &mut Judge, line: &str) -> Option<Value> {
+    judge.line(line).unwrap_or_else(Some)
+}
+
+pub fn dump(args: &Dump) -> Result<()> {
+    let judge = judge(&args.objects.paths, &args.objects.model)?;
+    let Some(frontend) = &args.maglev else { return output::json(&judge.compiled.dump()) };
+    let wrong = || format!("{frontend} is not like 192.0.2.1:80/TCP");
+    let (socket, proto) = frontend.split_once('/').with_context(wrong)?;
+    let socket: SocketAddr = socket.parse().with_context(wrong)?;
+    let proto = objects::protocol(proto).with_context(wrong)?;
+    let key = FrontendKey { ip: socket.ip(), port: socket.port(), proto };
+    let services = &judge.tables().services;
+    let service = services.frontend(key).and_then(|frontend| services.service(frontend.service?));
+    let service = service.with_context(|| format!("there is no frontend {frontend}"))?;
+    let row: Vec<String> = service.row().map(|b| SocketAddr::new(b.ip, b.port).to_string()).collect();
+    if row.is_empty() {
+        bail!("{frontend} has no Maglev row (another algorithm, or no usable backend)");
+    }
+    output::line(&format!("{}\n", serde_json::to_string(&row)?))
+}
+
+/// What the dataplane is told, and the file that it is told by.
+pub fn dataplane_settings(config: &Path) -> Result<(String, PathBuf)> {
+    let gateway = gateway(config)?;
+    let file = gateway.dataplane.socket.with_file_name("dataplane.json");
+    Ok((serde_json::to_string_pretty(&gateway.dataplane)?, file))
+}
+
+pub fn config_dataplane(file: &Path) -> Result<()> {
+    output::line(&format!("{}\n", dataplane_settings(file)?.0))
+}
+
+pub fn config_show(file: &Path) -> Result<()> {
+    output::json(&config::show(&gateway(file)?))
+}
+
+pub fn config_options() -> Result<()> {
+    OPTIONS.iter().try_for_each(|(name, what)| output::line(&format!("{name:32} {what}\n")))
+}
+
+pub fn config_schema() -> Result<()> {
+    output::line(include_str!("gateway.schema.json"))
+}

@@ -1,0 +1,154 @@
+//! The API: HTTP on a Unix socket for `sluice`, and metrics and health on TCP for everyone else.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::Value;
+use sluice_core::event::EventKind;
+use sluice_policy::decode::prefix;
+use sluice_policy::identity::holds_ip;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::BroadcastStream;
+
+use crate::history::Seen;
+use crate::reconcile::Control;
+use crate::views;
+
+type Shared = State<Arc<Control>>;
+
+/// Serve until aborted.
+pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Result<JoinHandle<()>> {
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    // A socket that nobody answers on is a leftover of a process that was killed.
+    if std::os::unix::net::UnixStream::connect(socket).is_err() {
+        drop(std::fs::remove_file(socket));
+    }
+    let local = UnixListener::bind(socket).with_context(|| {
+        format!("cannot listen on {} (is another sluice-control running?)", socket.display())
+    })?;
+    let open = TcpListener::bind(metrics)
+        .await
+        .with_context(|| format!("cannot listen on {metrics} (api.metrics)"))?;
+    let health = Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(Arc::clone(&control));
+    let all = Router::new()
+        .route("/v1/status", get(|control: Shared| async move { Json(views::status(&control).await) }))
+        .route("/v1/services", get(|c: Shared| async move { Json(c.world().compiled.show_services()) }))
+        .route("/v1/policies", get(|c: Shared| async move { Json(c.world().compiled.show_policies()) }))
+        .route("/v1/identities", get(|c: Shared| async move { Json(c.world().compiled.show_identities()) }))
+        .route("/v1/endpoints", get(|c: Shared| async move { Json(c.world().compiled.show_endpoints()) }))
+        .route("/v1/names", get(|| async { Json(Value::Array(Vec::new())) }))
+        .route("/v1/nat", get(|c: Shared| async move { Json(views::nat(&c)) }))
+        .route("/v1/flows", get(flows))
+        .route("/v1/events", get(events))
+        .with_state(control)
+        .merge(health.clone());
+    Ok(tokio::spawn(async move {
+        let both = tokio::join!(axum::serve(local, all), axum::serve(open, health));
+        if let (Err(error), _) | (_, Err(error)) = both {
+            tracing::error!("the API ended: {error}");
+        }
+    }))
+}
+
+async fn metrics_text(control: Shared) -> Response {
+    let text = views::metrics(&control).await;
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
+
+async fn readyz(control: Shared) -> (StatusCode, String) {
+    match control.ready() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+/// What a request asks for; all that is given must hold.
+#[derive(Debug, Default, Deserialize)]
+struct Wanted {
+    last: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+    verdict: Option<String>,
+    ip: Option<String>,
+    port: Option<u16>,
+    protocol: Option<String>,
+    limit: Option<u32>,
+}
+
+impl Wanted {
+    fn fits(&self, seen: &Seen) -> bool {
+        let event = &seen.event;
+        let ours = |verdict: &String| verdict.eq_ignore_ascii_case(sluice_policy::observed::verdict(event));
+        let net = |text: &String| {
+            prefix(text).is_ok_and(|p| {
+                let sides: [IpAddr; 2] = [event.key.source(), event.key.destination()];
+                sides.iter().any(|ip| holds_ip(&p, *ip))
+            })
+        };
+        event.kind != EventKind::End
+            && self.verdict.as_ref().is_none_or(ours)
+            && self.ip.as_ref().is_none_or(net)
+            && self.port.is_none_or(|port| event.key.sport == port || event.key.dport == port)
+            && self.protocol.as_ref().is_none_or(|name| {
+                name.eq_ignore_ascii_case(&sluice_policy::observed::protocol(event.key.proto))
+            })
+    }
+}
+
+async fn flows(control: Shared, Query(wanted): Query<Wanted>) -> Response {
+    match views::flows(&control, wanted.limit.unwrap_or(1000)).await {
+        Ok(list) => {
+            let fits = |flow: &Value| {
+                let has = |text: &str| {
+                    ["source", "destination"]
+                        .iter()
+                        .any(|side| flow[side].as_str().is_some_and(|s| s.contains(text)))
+                };
+                wanted.ip.as_ref().is_none_or(|ip| has(ip))
+                    && wanted.port.is_none_or(|port| has(&format!(":{port}")))
+                    && wanted
+                        .protocol
+                        .as_ref()
+                        .is_none_or(|p| flow["proto"].as_str().is_some_and(|f| f.eq_ignore_ascii_case(p)))
+            };
+            Json(list.as_array().into_iter().flatten().filter(|flow| fits(flow)).cloned().collect::<Value>())
+                .into_response()
+        }
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+    }
+}
+
+/// One JSON object a line: the latest, and with `follow` those to come.
+async fn events(control: Shared, Query(wanted): Query<Wanted>) -> Response {
+    let State(control) = control;
+    let news = control.history.listen();
+    let past = control.history.last(wanted.last.unwrap_or(20), |seen| wanted.fits(seen));
+    let past: Vec<String> = past.iter().map(|seen| format!("{}\n", views::event(&control, seen))).collect();
+    if !wanted.follow {
+        return past.concat().into_response();
+    }
+    let coming = BroadcastStream::new(news).filter_map(move |seen| {
+        let seen = seen.ok().filter(|seen| wanted.fits(seen))?;
+        Some(format!("{}\n", views::event(&control, &seen)))
+    });
+    let lines = tokio_stream::iter(past).chain(coming).map(Ok::<_, Infallible>);
+    Body::from_stream(lines).into_response()
+}

@@ -1,0 +1,211 @@
+//! What the API shows, put together from what control knows and what the dataplane says.
+
+use serde_json::{Value, json};
+use sluice_core::state::snapshot::FlowRecord;
+use sluice_core::state::tcp::TcpState;
+use sluice_feed::message::{Answer, Question};
+use sluice_policy::observed::{describe, protocol};
+
+use crate::history::Seen;
+use crate::metrics::{Family, exposition};
+use crate::reconcile::Control;
+
+pub async fn dataplane(control: &Control) -> Value {
+    match control.link.ask(Question::Status).await {
+        Ok(Answer::Status(text)) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        Ok(_) => Value::Null,
+        Err(why) => json!({"error": why}),
+    }
+}
+
+pub async fn status(control: &Control) -> Value {
+    let dataplane = dataplane(control).await;
+    let world = control.world();
+    let (seen, lost) = control.history.counts();
+    json!({
+        "gateway": control.gateway.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": control.link.is_up() && world.loaded && world.acknowledged >= world.generation,
+        "generation": world.generation,
+        "acknowledged": world.acknowledged,
+        "live_after_microseconds": world.took,
+        "refused": world.refused,
+        "problems": world.problems,
+        "warnings": world.compiled.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "objects": {
+            "endpoints": world.compiled.objects.endpoints.len(),
+            "services": world.compiled.objects.services.len(),
+            "policies": world.compiled.objects.policies.len(),
+            "identities": world.compiled.identities.all.len(),
+        },
+        "events_seen": seen,
+        "events_lost": lost,
+        "dataplane": dataplane,
+    })
+}
+
+pub async fn flows(control: &Control, limit: u32) -> Result<Value, String> {
+    match control.link.ask(Question::Flows { limit }).await? {
+        Answer::Flows(flows) => Ok(flows.iter().map(flow).collect()),
+        Answer::Failed(why) => Err(why),
+        Answer::Status(_) => Err("the dataplane answered something else".to_owned()),
+    }
+}
+
+fn flow(record: &FlowRecord) -> Value {
+    let address = |key: &sluice_core::flow_key::FlowKey, source: bool| {
+        let (ip, port) = if source { (key.source(), key.sport) } else { (key.destination(), key.dport) };
+        std::net::SocketAddr::new(ip, port).to_string()
+    };
+    let state = match record.original.proto {
+        6 => format!("{:?}", TcpState::from_number(record.tcp)),
+        _ if record.flags & sluice_core::state::flow::REPLIED != 0 => "Replied".to_owned(),
+        _ => "New".to_owned(),
+    };
+    json!({
+        "proto": protocol(record.original.proto),
+        "source": address(&record.original, true),
+        "destination": address(&record.original, false),
+        "translated_source": address(&record.translated, true),
+        "translated_destination": address(&record.translated, false),
+        "state": state,
+        "packets": record.packets,
+        "bytes": record.bytes,
+        "idle_seconds": record.idle_seconds,
+        "age_seconds": record.age_seconds,
+    })
+}
+
+/// One event as the API tells it.
+pub fn event(control: &Control, seen: &Seen) -> Value {
+    let compiled = std::sync::Arc::clone(&control.world().compiled);
+    describe(&seen.event, &time(seen.milliseconds), &*compiled)
+}
+
+/// `2026-11-24T12:30:01.250Z`, by the calendar's own arithmetic.
+fn time(milliseconds: u64) -> String {
+    let (seconds, milli) = (milliseconds / 1000, milliseconds % 1000);
+    let (days, clock) = (seconds / 86_400, seconds % 86_400);
+    // Days since the first of March of the year 0, in eras of 400 years.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = year + era * 400 + next;
+    format!(
+        "{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}.{milli:03}Z",
+        clock / 3600,
+        clock / 60 % 60,
+        clock % 60
+    )
+}
+
+pub fn nat(control: &Control) -> Value {
+    let settings = &control.gateway.options.settings;
+    let addresses = settings.snat_addresses.iter().chain(&settings.masquerade.addresses);
+    addresses
+        .map(|ip| json!({"address": ip, "first_port": settings.snat_ports.0, "last_port": settings.snat_ports.1}))
+        .collect()
+}
+
+/// Everything for Prometheus.
+pub async fn metrics(control: &Control) -> String {
+    let dataplane = dataplane(control).await;
+    let mut families = vec![
+        Family::gauge("sluice_ready", "Objects read, dataplane connected, generation live.")
+            .with(&[], u64::from(control.ready().is_ok())),
+    ];
+    {
+        let world = control.world();
+        families
+            .push(Family::gauge("sluice_generation", "Generation of objects.").with(&[], world.generation));
+        families.push(
+            Family::gauge("sluice_generation_live", "Generation that every worker sees.")
+                .with(&[], world.acknowledged),
+        );
+        families.push(
+            Family::gauge("sluice_generation_live_microseconds", "From told to live, latest.")
+                .with(&[], world.took),
+        );
+        families.push(
+            Family::gauge("sluice_object_problems", "Mistakes in the latest set of objects.")
+                .with(&[], world.problems.len() as u64),
+        );
+    }
+    let (seen, lost) = control.history.counts();
+    families.push(Family::counter("hubble_flows_processed", "Flow events seen.").with(&[], seen));
+    families.push(
+        Family::counter("hubble_lost_events", "Events lost.")
+            .with(&[("source", "OBSERVER_EVENTS_QUEUE")], lost),
+    );
+    workers(&dataplane, &mut families);
+    devices(&dataplane, &mut families);
+    exposition(families)
+}
+
+fn workers(dataplane: &Value, families: &mut Vec<Family>) {
+    let empty = Vec::new();
+    let workers = dataplane["workers"].as_array().unwrap_or(&empty);
+    let sum = |field: &str| workers.iter().filter_map(|worker| worker[field].as_u64()).sum::<u64>();
+    families.push(Family::counter("cilium_forward_count", "Packets forwarded.").with(&[], sum("forwarded")));
+    families
+        .push(Family::counter("cilium_forward_bytes", "Bytes forwarded.").with(&[], sum("forwarded_bytes")));
+    let mut drops: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
+    for worker in workers {
+        for (reason, count) in worker["dropped"].as_object().into_iter().flatten() {
+            *drops.entry(reason).or_default() += count.as_u64().unwrap_or(0);
+        }
+    }
+    let dropped = drops
+        .iter()
+        .fold(Family::counter("cilium_drop_count", "Packets dropped."), |family, (reason, count)| {
+            family.with(&[("reason", reason)], *count)
+        });
+    families.push(dropped);
+    for (name, help, field) in [
+        ("sluice_packets_received", "Packets that workers received.", "received"),
+        ("sluice_packets_passed", "Packets that were the kernel's.", "passed"),
+        ("sluice_packets_held", "Packets that waited for a neighbour.", "held"),
+        ("sluice_packets_handed_over", "Packets given to the worker that owns their flow.", "handed_over"),
+        ("sluice_packets_answered", "Packets answered with an error of ours.", "answered"),
+        ("sluice_flows_created", "Flows admitted.", "flows_created"),
+        ("sluice_flows_ended", "Flows ended.", "flows_ended"),
+        ("sluice_flows_evicted", "Half-open flows that made room.", "flows_evicted"),
+        ("sluice_flows_cut", "Flows cut by a change.", "flows_cut"),
+        ("sluice_nat_exhausted", "Flows that found no source port.", "nat_exhausted"),
+        ("sluice_hold_overflow", "Packets that found no room to wait.", "hold_overflow"),
+        ("sluice_handover_overflow", "Packets lost between workers.", "handover_overflow"),
+        ("sluice_events_lost", "Events lost between a worker and the daemon.", "events_lost"),
+    ] {
+        families.push(Family::counter(name, help).with(&[], sum(field)));
+    }
+    families.push(Family::gauge("sluice_flows", "Flows in the tables.").with(&[], sum("flows")));
+    families.push(Family::gauge("sluice_flows_max", "Room for flows.").with(&[], sum("flows_max")));
+}
+
+fn devices(dataplane: &Value, families: &mut Vec<Family>) {
+    let mut steered = Family::counter("sluice_steering", "Packets by what the XDP program did.");
+    for device in dataplane["devices"].as_array().into_iter().flatten() {
+        let name = device["name"].as_str().unwrap_or_default();
+        for outcome in ["steered", "passed", "failed_closed", "failed_open"] {
+            let count = device[outcome].as_u64().unwrap_or(0);
+            steered = steered.with(&[("device", name), ("outcome", outcome)], count);
+        }
+    }
+    families.push(steered);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(time(1_795_523_401_250), "2026-11-24T12:30:01.250Z");
+    }
+}
