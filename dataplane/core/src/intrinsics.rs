@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "prefetching takes a pointer; everything else here is safe")]
 
 use crate::flow_key::FlowKey;
+use crate::state::flow::words;
 
 /// Key of the flow hash, drawn at start: who does not know it cannot aim at a bucket.
 #[derive(Clone, Copy, Debug)]
@@ -12,14 +13,30 @@ pub struct Seed(pub [u64; 4]);
 /// Two independent 64-bit hashes of a key.
 #[inline]
 pub fn hash(key: &FlowKey, seed: &Seed) -> [u64; 2] {
-    let (src, dst) = (u128::from_ne_bytes(key.src.octets()), u128::from_ne_bytes(key.dst.octets()));
-    let rest = u64::from(key.sport) | u64::from(key.dport) << 16 | u64::from(key.proto) << 32;
-    if key.v4 {
-        let addresses = (src >> 96) as u64 | ((dst >> 96) as u64) << 32;
-        mix::two(addresses, rest, seed)
+    let (src, dst) = (words(key.src, key.v4), words(key.dst, key.v4));
+    hash_words(&src, &dst, (key.sport, key.dport, key.proto), key.v4, seed)
+}
+
+/// The same for addresses in words, as flows hold them.
+#[inline]
+pub fn hash_words(
+    src: &[u32; 4],
+    dst: &[u32; 4],
+    (sport, dport, proto): (u16, u16, u8),
+    v4: bool,
+    seed: &Seed,
+) -> [u64; 2] {
+    let rest = u64::from(sport) | u64::from(dport) << 16 | u64::from(proto) << 32;
+    if v4 {
+        mix::two(u64::from(src[0]) | u64::from(dst[0]) << 32, rest, seed)
     } else {
-        mix::three(src, dst, rest, seed)
+        mix::three(join(src), join(dst), rest, seed)
     }
+}
+
+#[inline]
+fn join(words: &[u32; 4]) -> u128 {
+    words.iter().rev().fold(0, |sum, word| sum << 32 | u128::from(*word))
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "aes"))]

@@ -1,9 +1,11 @@
 //! `forward`: a burst of packets from arrival to departure, in three phases.
 //!
-//! 1. *Classify* every packet: read its headers, hash its key, start fetching the bucket that may hold its flow.
+//! 1. *Classify* every packet: if it is an ordinary one, read what matters, hash its key, start fetching the bucket that
+//!    may hold its flow.
 //! 2. *Look up* every packet: compare tags, start fetching the flow.
-//! 3. *Apply*, packet by packet: fragments learn their ports; errors find the flow that they quote; known flows go on
-//!    (`established`), unknown ones are judged (`admit`); and what is allowed leaves (`depart`).
+//! 3. *Apply*, packet by packet: what is ordinary in every way goes the short way (`short`). For the rest, fragments learn
+//!    their ports; errors find the flow that they quote; known flows go on (`established`), unknown ones are judged
+//!    (`admit`); and what is allowed leaves (`depart`).
 //!
 //! While one packet is worked on, the memory for those behind it is on its way: that is the whole reason for phases.
 
@@ -12,15 +14,17 @@ pub mod depart;
 pub mod established;
 pub mod icmp;
 pub mod reply;
+pub(crate) mod short;
 
 use arrayvec::ArrayVec;
+use short::{Glance, glance};
 
 use crate::event::{EventKind, EventSink, FlowEvent};
 use crate::flow_key::FlowKey;
 use crate::packet::{BURST, Packet};
 use crate::parse::{Headers, Kind, parse};
 use crate::state::State;
-use crate::state::conntrack::{FlowRef, FlowTable, Place};
+use crate::state::conntrack::{FlowRef, FlowTable};
 use crate::state::flow::AUDIT;
 use crate::tables::Tables;
 use crate::tables::record::RuleId;
@@ -39,13 +43,6 @@ pub(crate) struct Turn<'a, S> {
     pub events: &'a mut S,
 }
 
-/// A packet between the phases.
-struct Work {
-    headers: Result<Headers, DropReason>,
-    place: Place,
-    candidate: FlowRef,
-}
-
 /// Decide and carry out what happens to each packet of the burst. Packets are rewritten in place; `fates` says what the
 /// caller does with them.
 pub fn forward<S: EventSink>(
@@ -56,41 +53,50 @@ pub fn forward<S: EventSink>(
     fates: &mut Fates,
     events: &mut S,
 ) {
-    let mut works: ArrayVec<Work, BURST> =
-        burst.iter().take(BURST).map(|packet| classify(state, packet)).collect();
-    for work in &mut works {
-        look_up(state, work);
+    let mut works = [Glance::BLANK; BURST];
+    for (packet, work) in burst.iter().zip(&mut works) {
+        classify(&state.flows, packet, work);
+    }
+    for work in works.iter_mut().take(burst.len()).filter(|work| work.ordinary) {
+        work.candidate = state.flows.candidate(&work.place, work.v4);
     }
     fates.clear();
     let mut turn = Turn { tables, state, now, events };
     for (packet, work) in burst.iter_mut().zip(&works) {
-        let fate = turn.apply(packet, work);
-        turn.account(fate, packet.len());
-        fates.push(fate);
+        turn.apply(packet, work, fates);
     }
 }
 
-#[inline]
-fn classify(state: &mut State, packet: &Packet<'_>) -> Work {
-    state.counters.received += 1;
-    state.counters.received_bytes += packet.len() as u64;
-    let headers = parse(packet);
-    let place = headers.as_ref().map_or_else(|_| Place::default(), |headers| state.flows.place(&headers.key));
-    state.flows.prefetch_bucket(&place);
-    Work { headers, place, candidate: FlowRef::NONE }
-}
-
-#[inline]
-fn look_up(state: &State, work: &mut Work) {
-    if work.headers.is_ok() {
-        work.candidate = state.flows.candidate(&work.place);
+#[inline(always)]
+fn classify(flows: &FlowTable, packet: &Packet<'_>, work: &mut Glance) {
+    if glance(packet.bytes(), work).is_some() {
+        work.place = flows.place_of(work);
+        flows.prefetch_bucket(&work.place);
     }
 }
 
 impl<S: EventSink> Turn<'_, S> {
-    #[inline]
-    fn apply(&mut self, packet: &mut Packet<'_>, work: &Work) -> Fate {
-        let headers = match &work.headers {
+    #[inline(always)]
+    fn apply(&mut self, packet: &mut Packet<'_>, work: &Glance, fates: &mut Fates) {
+        let len = packet.len() as u64;
+        let counters = &mut self.state.counters;
+        counters.received += 1;
+        counters.received_bytes += len;
+        if let Some(port) = self.short_way(packet, work) {
+            self.state.counters.forwarded += 1;
+            self.state.counters.forwarded_bytes += len;
+            fates.push(Fate::Forward(port));
+        } else {
+            let fate = self.long_way(packet, work);
+            self.account(fate, packet.len());
+            fates.push(fate);
+        }
+    }
+
+    #[inline(never)]
+    fn long_way(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
+        let read = if work.ordinary { Ok(work.headers()) } else { parse(packet) };
+        let headers = match &read {
             Ok(headers) => headers,
             Err(reason) => return self.refuse(&NO_KEY, None, *reason),
         };
@@ -103,9 +109,14 @@ impl<S: EventSink> Turn<'_, S> {
         if headers.kind == Kind::IcmpError {
             return self.icmp_error(packet, headers);
         }
-        match self.state.flows.verify(&headers.key, &work.place, work.candidate) {
+        let (place, candidate) = if work.ordinary {
+            (work.place, work.candidate)
+        } else {
+            (self.state.flows.place(&headers.key), FlowRef::NONE)
+        };
+        match self.state.flows.verify(&headers.key, &place, candidate) {
             Some(flow) => self.established(packet, headers, flow),
-            None => self.admit(packet, headers, &work.place),
+            None => self.admit(packet, headers, &place),
         }
     }
 

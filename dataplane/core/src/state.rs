@@ -28,6 +28,8 @@ pub struct Config {
     /// Take TCP connections up in their middle when policy allows them (after a restart without their table).
     pub pickup: bool,
     pub timeouts: flow::Timeouts,
+    /// Let ordinary packets go the short way. Off only to compare it with the long one.
+    pub short: bool,
 }
 
 impl Config {
@@ -39,6 +41,7 @@ impl Config {
             seed: Seed(seed),
             pickup: false,
             timeouts: flow::Timeouts::default(),
+            short: true,
         }
     }
 }

@@ -392,4 +392,35 @@ proptest::proptest! {
         let live = u64::from(lab.state.flows.occupancy().0);
         proptest::prop_assert_eq!(lab.state.counters.flows_created - lab.state.counters.flows_ended, live);
     }
+
+    /// The short way decides, rewrites and counts like the long way, packet by packet, also across changes.
+    #[test]
+    fn the_short_way_does_what_the_long_way_does(
+        packets in proptest::collection::vec(lab::any_packet(), 1..120), change in 0_u8..4,
+    ) {
+        let (mut short, mut long) = (Lab::with_flows(64), Lab::with_flows(64));
+        long.state.config.short = false;
+        for (n, (port, frame)) in packets.iter().enumerate() {
+            let (by_short, by_long) = (short.send(*port, frame), long.send(*port, frame));
+            proptest::prop_assert_eq!(&by_short, &by_long);
+            // What went to a server comes back, so that both directions are known.
+            if let (Fate::Forward(PortId(1)), Some(answer)) = (by_short.0, lab::answer(&by_short.1)) {
+                proptest::prop_assert_eq!(short.send(1, &answer), long.send(1, &answer));
+                proptest::prop_assert_eq!(short.send(*port, frame), long.send(*port, frame));
+            }
+            if n == packets.len() / 2 {
+                short.disturb(change);
+                long.disturb(change);
+            }
+            short.tick(Now(n as u64 * Now::SECOND / 4));
+            long.tick(Now(n as u64 * Now::SECOND / 4));
+            proptest::prop_assert_eq!(&short.state.counters, &long.state.counters);
+        }
+        proptest::prop_assert_eq!(&short.events.0, &long.events.0);
+        let counts = |lab: &Lab| {
+            let flows = &lab.state.flows;
+            flows.iter_from(0).map(|(_, flow)| flows.hot(flow).counts(flows.cold(flow))).collect::<Vec<_>>()
+        };
+        proptest::prop_assert_eq!(counts(&short), counts(&long));
+    }
 }

@@ -16,7 +16,8 @@ use core::net::Ipv6Addr;
 
 use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, Timeouts, V4};
 use crate::flow_key::FlowKey;
-use crate::intrinsics::{Seed, hash, matching, prefetch};
+use crate::intrinsics::{Seed, hash, hash_words, matching, prefetch};
+use crate::path::short::{Glance, Leaves};
 use crate::time::Now;
 
 /// In how many seconds the sweep passes every entry.
@@ -43,6 +44,10 @@ pub struct Place {
     tag: u16,
     /// For choices that want a hash of the flow (several next hops, random backends).
     pub hash: u32,
+}
+
+impl Place {
+    pub(crate) const NOWHERE: Self = Self { first: 0, second: 0, tag: 0, hash: 0 };
 }
 
 /// A flow and a direction of it.
@@ -141,7 +146,18 @@ impl FlowTable {
     /// Where this key may lie.
     #[inline]
     pub fn place(&self, key: &FlowKey) -> Place {
-        let [low, high] = hash(key, &self.seed);
+        self.spread(hash(key, &self.seed))
+    }
+
+    /// The same for a packet that was only glanced at.
+    #[inline]
+    pub(crate) fn place_of(&self, glance: &Glance) -> Place {
+        let ports = (glance.sport, glance.dport, glance.proto);
+        self.spread(hash_words(&glance.src, &glance.dst, ports, glance.v4, &self.seed))
+    }
+
+    #[inline]
+    fn spread(&self, [low, high]: [u64; 2]) -> Place {
         let count = self.buckets.len() as u64;
         let first = scale(low, count);
         let second = scale(high, count);
@@ -158,13 +174,17 @@ impl FlowTable {
 
     /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].
     #[inline]
-    pub fn candidate(&self, place: &Place) -> FlowRef {
+    pub fn candidate(&self, place: &Place, v4: bool) -> FlowRef {
         for bucket in [place.first, place.second] {
             let bucket = &self.buckets[bucket as usize];
             let bits = matching(&bucket.tags, place.tag);
             if bits != 0 {
                 let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize]);
                 prefetch(&self.hot[found.index() as usize]);
+                if !v4 {
+                    // Its counts do not fit the line.
+                    prefetch(&self.cold[found.index() as usize]);
+                }
                 return found;
             }
         }
@@ -204,27 +224,45 @@ impl FlowTable {
     /// Is this the flow and direction of the key?
     #[inline]
     fn matches(&self, found: FlowRef, key: &FlowKey) -> bool {
-        let hot = &self.hot[found.index() as usize];
         let (src, dst) = (flow::words(key.src, key.v4), flow::words(key.dst, key.v4));
+        self.is_between(found, (&src, key.sport), (&dst, key.dport), (key.proto, key.v4))
+    }
+
+    /// Is this the flow and direction of the packet?
+    #[inline(always)]
+    pub(crate) fn is_of(&self, found: FlowRef, glance: &Glance) -> bool {
+        let (src, dst) = ((&glance.src, glance.sport), (&glance.dst, glance.dport));
+        self.is_between(found, src, dst, (glance.proto, glance.v4))
+    }
+
+    #[inline(always)]
+    fn is_between(
+        &self,
+        found: FlowRef,
+        (src, sport): (&[u32; 4], u16),
+        (dst, dport): (&[u32; 4], u16),
+        (proto, v4): (u8, bool),
+    ) -> bool {
+        let hot = &self.hot[found.index() as usize];
         let (from, from_port, to, to_port) = if found.is_reply() {
-            (hot.d, hot.d_port, self.middle(hot.c, hot.a), hot.c_port)
+            (&hot.d, hot.d_port, self.middle(hot.c, &hot.a), hot.c_port)
         } else {
-            (hot.a, hot.a_port, self.middle(hot.b, hot.d), hot.b_port)
+            (&hot.a, hot.a_port, self.middle(hot.b, &hot.d), hot.b_port)
         };
-        let same = |x: [u32; 4], y: [u32; 4]| x[0] == y[0] && (key.v4 || x[1..] == y[1..]);
-        same(from, src)
-            && same(to, dst)
-            && from_port == key.sport
-            && to_port == key.dport
-            && hot.proto == key.proto
-            && hot.is(V4) == key.v4
+        from[0] == src[0]
+            && to[0] == dst[0]
+            && from_port == sport
+            && to_port == dport
+            && hot.proto == proto
+            && hot.is(V4) == v4
             && hot.is(LIVE)
+            && (v4 || (from[1..] == src[1..] && to[1..] == dst[1..]))
     }
 
     /// B or C: by its number, or the same as the outer side.
-    #[inline]
-    fn middle(&self, number: u16, same: [u32; 4]) -> [u32; 4] {
-        if number == 0 { same } else { self.addresses[usize::from(number)] }
+    #[inline(always)]
+    fn middle<'a>(&'a self, number: u16, same: &'a [u32; 4]) -> &'a [u32; 4] {
+        if number == 0 { same } else { &self.addresses[usize::from(number)] }
     }
 
     #[inline]
@@ -245,21 +283,27 @@ impl FlowTable {
     /// What packets of this direction look like when they leave.
     #[inline]
     pub fn leaves_as(&self, flow: FlowRef) -> FlowKey {
-        let hot = self.hot(flow);
+        let (hot, Leaves { src, dst, sport, dport }) = (self.hot(flow), self.leaves(flow));
         let v4 = hot.is(V4);
-        let (src, sport, dst, dport) = if flow.is_reply() {
-            (self.middle(hot.b, hot.d), hot.b_port, hot.a, hot.a_port)
-        } else {
-            (self.middle(hot.c, hot.a), hot.c_port, hot.d, hot.d_port)
-        };
         FlowKey {
-            src: flow::address(src, v4),
-            dst: flow::address(dst, v4),
+            src: flow::address(*src, v4),
+            dst: flow::address(*dst, v4),
             sport,
             dport,
             proto: hot.proto,
             v4,
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn leaves(&self, flow: FlowRef) -> Leaves<'_> {
+        let hot = self.hot(flow);
+        let (src, sport, dst, dport) = if flow.is_reply() {
+            (self.middle(hot.b, &hot.d), hot.b_port, &hot.a, hot.a_port)
+        } else {
+            (self.middle(hot.c, &hot.a), hot.c_port, &hot.d, hot.d_port)
+        };
+        Leaves { src, dst, sport, dport }
     }
 
     /// Both keys of a flow.

@@ -27,10 +27,24 @@ pub enum Hop {
 /// Routes with several ways, at most.
 pub(super) const MAX_SEVERAL: usize = 1 << 16;
 
+/// All that a packet needs to leave by a next hop whose MAC is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(32))]
+pub struct Adjacency {
+    /// Destination and source, as they stand in the frame.
+    pub macs: [u8; 12],
+    pub port: PortId,
+    /// 0: untagged.
+    pub vlan: u16,
+    pub mtu: u16,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
     ports: Vec<Option<Port>>,
     hops: Vec<Option<NextHop>>,
+    /// Of each next hop, with its port's part.
+    adjacencies: Vec<Option<Adjacency>>,
     /// Routes as [`Coded`] numbers, so that most need no second look.
     routes: Lpm,
     several: Vec<Several>,
@@ -114,6 +128,12 @@ impl Routing {
         self.hops.get(usize::from(id.0))?.as_ref()
     }
 
+    /// `None`: no such next hop, or its MAC or port is not known.
+    #[inline]
+    pub fn adjacency(&self, id: NextHopId) -> Option<&Adjacency> {
+        self.adjacencies.get(usize::from(id.0))?.as_ref()
+    }
+
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(usize::from(id.0))?.as_ref()
@@ -157,10 +177,27 @@ impl Routing {
         // Of two ports with one tag, which is a mistake, the lower counts.
         self.by_tag.sort_unstable();
         self.by_tag.dedup_by_key(|(tag, _)| *tag);
+        let by_it = |hop: &Option<NextHop>| hop.is_some_and(|hop| hop.port == id);
+        let hops: Vec<usize> = (0..self.hops.len()).filter(|index| by_it(&self.hops[*index])).collect();
+        for index in hops {
+            self.adjacencies[index] = self.joined(index);
+        }
     }
 
     pub(super) fn set_hop(&mut self, id: NextHopId, hop: Option<NextHop>) {
-        set(&mut self.hops, usize::from(id.0), hop.as_ref());
+        let index = usize::from(id.0);
+        set(&mut self.hops, index, hop.as_ref());
+        let joined = self.joined(index);
+        set(&mut self.adjacencies, index, joined.as_ref());
+    }
+
+    fn joined(&self, index: usize) -> Option<Adjacency> {
+        let hop = self.hops.get(index)?.as_ref()?;
+        let port = self.port(hop.port)?;
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&hop.mac?);
+        macs[6..].copy_from_slice(&port.mac);
+        Some(Adjacency { macs, port: hop.port, vlan: port.vlan, mtu: hop.mtu })
     }
 
     pub(super) fn set_route(&mut self, prefix: Prefix, route: Option<&Route>) {

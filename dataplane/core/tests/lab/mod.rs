@@ -28,7 +28,7 @@ const BACKENDS: ClassId = ClassId(1);
 const HEADROOM: usize = 128;
 
 #[derive(Default)]
-pub struct Events(Vec<FlowEvent>);
+pub struct Events(pub Vec<FlowEvent>);
 
 impl EventSink for Events {
     fn emit(&mut self, event: &FlowEvent) {
@@ -430,6 +430,15 @@ pub fn icmp_about(frame: &[u8], router: IpAddr) -> Vec<u8> {
     let headers = parse(&packet).unwrap();
     assert!(icmp_error(&mut packet, &headers, Error::TooBig(1400), router));
     packet.bytes().to_vec()
+}
+
+/// What the receiver of this frame would say, if it has ports.
+pub fn answer(frame: &[u8]) -> Option<Vec<u8>> {
+    let mut room = frame.to_vec();
+    let len = room.len();
+    let headers = parse(&Packet::new(&mut room, 0, len, PortId(0))?).ok()?;
+    let answer = Frame { flags: SYN | ACK, ..Frame::new(headers.key.reverse()) };
+    (headers.key.sport != 0).then(|| answer.build())
 }
 
 /// Frames of the lab's own hosts in every state of order, and noise.

@@ -308,7 +308,7 @@ fn change() -> impl Strategy<Value = Change> {
     let hop = (0..3_u16, 0..9_u8).prop_map(|(port, n)| NextHop {
         port: PortId(port),
         ip: address(n),
-        mac: None,
+        mac: (n > 2).then_some([n; 6]),
         mtu: 1500,
     });
     prop_oneof![
@@ -373,6 +373,7 @@ pub fn observe(tables: &Tables) -> Vec<String> {
     }
     answers.push(format!("{:?}", [0, 1].map(|vlan| tables.routing.find_port(0, vlan))));
     answers.push(format!("{:?}", [0, 1, 2, 3].map(|n| tables.routing.hop(NextHopId(n)))));
+    answers.push(format!("{:?}", [0, 1, 2, 3].map(|n| tables.routing.adjacency(NextHopId(n)))));
     answers
 }
 
