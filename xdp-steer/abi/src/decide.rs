@@ -1,7 +1,8 @@
 //! Is a frame ours? Longest prefix of the destination, then of the source; ports where the address is the node's own.
 //!
-//! ARP, neighbour discovery, and whatever is not IP or not ours is the kernel's. Later fragments to the node's own
-//! addresses are, too: they carry no ports to tell them by.
+//! ARP, neighbour discovery, and whatever is not IP or not ours is the kernel's; so is what a guarded host sends to the
+//! link (multicast, broadcast, link-local IPv6), since nobody forwards that. Later fragments to the node's own addresses
+//! are, too: they carry no ports to tell them by.
 
 /// A frame, read with its bounds checked; words as they lie in it.
 pub trait Frame {
@@ -42,7 +43,8 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
     match ethertype {
         IPV4 => {
             let source = mapped(frame.four(l3 + 12)?);
-            let flags = rules.find(mapped(frame.four(l3 + 16)?));
+            let destination = frame.four(l3 + 16)?;
+            let flags = rules.find(mapped(destination));
             if let Some(flags) = flags
                 && flags & super::layout::OWN != 0
             {
@@ -53,29 +55,35 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
                 let l4 = l3 + (frame.byte(l3)? as usize & 0x0f) * 4;
                 return own_port(frame, rules, frame.byte(l3 + 9)?, l4);
             }
-            Some(by_address(rules, flags, source))
+            // 224.0.0.0 and above: multicast, reserved, broadcast.
+            let link = u32::from_be(destination) >= 0xe000_0000;
+            Some(by_address(rules, flags, link, source))
         }
         IPV6 => {
             let source = frame.sixteen(l3 + 8)?;
-            let flags = rules.find(frame.sixteen(l3 + 24)?);
+            let destination = frame.sixteen(l3 + 24)?;
+            let flags = rules.find(destination);
             if let Some(flags) = flags
                 && flags & super::layout::OWN != 0
             {
                 // Behind extension headers nobody looks: such packets to the node itself are the kernel's.
                 return own_port(frame, rules, frame.byte(l3 + 6)?, l3 + 40);
             }
-            Some(by_address(rules, flags, source))
+            // ff00::/8 and fe80::/10: multicast, the link.
+            let first = u32::from_be(destination[0]);
+            let link = first >= 0xff00_0000 || first >> 22 == 0x3fa;
+            Some(by_address(rules, flags, link, source))
         }
         _ => Some(false),
     }
 }
 
 #[inline(always)]
-fn by_address(rules: &impl Rules, flags: Option<u32>, source: [u32; 4]) -> bool {
+fn by_address(rules: &impl Rules, flags: Option<u32>, link: bool, source: [u32; 4]) -> bool {
     if flags.is_some_and(|flags| flags & super::layout::TO != 0) {
         return true;
     }
-    rules.find(source).is_some_and(|flags| flags & super::layout::FROM != 0)
+    !link && rules.find(source).is_some_and(|flags| flags & super::layout::FROM != 0)
 }
 
 /// TCP, UDP or SCTP to one of the port ranges that are ours?
