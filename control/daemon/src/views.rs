@@ -36,7 +36,7 @@ pub async fn status(control: &Control) -> Value {
             "endpoints": world.compiled.objects.endpoints.len(),
             "services": world.compiled.objects.services.len(),
             "policies": world.compiled.objects.policies.len(),
-            "identities": world.compiled.identities.all.len(),
+            "identities": world.compiled.engine.identities().len(),
         },
         "events_seen": seen,
         "events_lost": lost,

@@ -141,7 +141,7 @@ pub fn load(path: &Path) -> (Option<Gateway>, Problems) {
     };
     match tree::parse(&text, &Limits::default()) {
         Ok(documents) if documents.len() == 1 => {
-            let base = path.parent().unwrap_or(Path::new("."));
+            let base = path.parent().unwrap_or_else(|| Path::new("."));
             let gateway = read(&documents[0], Place::new(&file), base, &mut problems);
             (Some(gateway).filter(|_| problems.is_ok()), problems)
         }
@@ -158,7 +158,7 @@ pub fn load(path: &Path) -> (Option<Gateway>, Problems) {
 
 /// A section that may be missing.
 fn section<'a, 'p>(fields: &'p mut Fields<'a, '_>, key: &'static str, nothing: &'a Node) -> Fields<'a, 'p> {
-    let (node, place) = fields.object(key).unwrap_or((nothing, fields.place.key(key)));
+    let (node, place) = fields.object(key).unwrap_or_else(|| (nothing, fields.place.key(key)));
     Fields::new(node, place, fields.problems)
 }
 
@@ -459,9 +459,9 @@ fn neighbours(
         };
         let port = PortId(u16::try_from(device).unwrap_or(u16::MAX));
         let id = NextHopId(u16::try_from(hops.len()).unwrap_or(u16::MAX));
-        let mtu = changes.iter().find_map(|change| match change {
-            Change::Port(own, Some(record)) if *own == port => Some(record.mtu),
-            _ => None,
+        let mtu = changes.iter().find_map(|change| {
+            let Change::Port(own, Some(record)) = change else { return None };
+            (*own == port).then_some(record.mtu)
         });
         let hop = NextHop { port, ip, mac: Some(mac), mtu: mtu.unwrap_or(1500) };
         hops.push(hop);

@@ -128,14 +128,11 @@ impl<'a, 'p> Fields<'a, 'p> {
 
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         let node = self.some(key)?;
-        match &node.value {
-            Value::Text(text) => Some(text.clone()),
-            other => {
-                let what = format!("must be a text, not {} (quote it)", other.kind());
-                self.error_in(key, node, what);
-                None
-            }
-        }
+        let Value::Text(text) = &node.value else {
+            self.error_in(key, node, format!("must be a text, not {} (quote it)", node.value.kind()));
+            return None;
+        };
+        Some(text.clone())
     }
 
     /// A text, where people also write numbers and truths without quotes.
@@ -149,43 +146,35 @@ impl<'a, 'p> Fields<'a, 'p> {
 
     pub fn flag(&mut self, key: &'static str) -> Option<bool> {
         let node = self.some(key)?;
-        match node.value {
-            Value::Bool(flag) => Some(flag),
-            _ => {
-                self.error_in(key, node, format!("must be true or false, not {}", node.value.kind()));
-                None
-            }
-        }
+        let Value::Bool(flag) = node.value else {
+            self.error_in(key, node, format!("must be true or false, not {}", node.value.kind()));
+            return None;
+        };
+        Some(flag)
     }
 
     pub fn int(&mut self, key: &'static str, least: i64, most: i64) -> Option<i64> {
         let node = self.some(key)?;
-        match node.value {
-            Value::Int(n) if (least..=most).contains(&n) => Some(n),
-            Value::Int(n) => {
-                self.error_in(key, node, format!("{n} is not between {least} and {most}"));
-                None
-            }
-            _ => {
-                self.error_in(key, node, format!("must be a whole number, not {}", node.value.kind()));
-                None
-            }
+        let Value::Int(n) = node.value else {
+            self.error_in(key, node, format!("must be a whole number, not {}", node.value.kind()));
+            return None;
+        };
+        if !(least..=most).contains(&n) {
+            self.error_in(key, node, format!("{n} is not between {least} and {most}"));
+            return None;
         }
+        Some(n)
     }
 
     /// The items of a list, with their places. `None`: missing or null.
     pub fn list(&mut self, key: &'static str) -> Option<Vec<(&'a Node, Place)>> {
         let node = self.some(key)?;
         let place = self.place.key(key);
-        match &node.value {
-            Value::List(items) => {
-                Some(items.iter().enumerate().map(|(n, item)| (item, place.index(n))).collect())
-            }
-            other => {
-                self.error_in(key, node, format!("must be a list, not {}", other.kind()));
-                None
-            }
-        }
+        let Value::List(items) = &node.value else {
+            self.error_in(key, node, format!("must be a list, not {}", node.value.kind()));
+            return None;
+        };
+        Some(items.iter().enumerate().map(|(n, item)| (item, place.index(n))).collect())
     }
 
     pub fn texts(&mut self, key: &'static str) -> Vec<(String, &'a Node, Place)> {
@@ -230,7 +219,7 @@ impl<'a, 'p> Fields<'a, 'p> {
         let Value::Map(entries) = &self.node.value else { return };
         for (key, _) in entries.iter() {
             let name = key.text().unwrap_or_default();
-            if !self.asked.iter().any(|asked| *asked == name) {
+            if !self.asked.contains(&name) {
                 let near = self.asked.iter().find(|asked| is_near(asked, name));
                 let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
                 let place = self.place.key(name);

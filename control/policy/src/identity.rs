@@ -1,15 +1,31 @@
-//! Label sets and their numbers, in Cilium's ranges.
+//! Labels → identity numbers, in Cilium's ranges, the same after a restart when the saved numbers are given back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
 use std::net::IpAddr;
 
-use sluice_core::tables::record::{IdentitySlot, Prefix};
+use sluice_core::tables::record::Prefix;
 
-use crate::decode::masked;
+use crate::decode::{host, masked};
 use crate::labels::{Label, LabelSet};
 use crate::service::frontends::hash;
 
+/// Numbers that never change, with the label that names them.
+pub const RESERVED: [(u32, &str); 10] = [
+    (1, "host"),
+    (2, "world"),
+    (3, "unmanaged"),
+    (4, "health"),
+    (5, "init"),
+    (6, "remote-node"),
+    (7, "kube-apiserver"),
+    (8, "ingress"),
+    (9, "world-ipv4"),
+    (10, "world-ipv6"),
+];
+
 pub const HOST: u32 = 1;
+pub const WORLD: u32 = 2;
 pub const UNMANAGED: u32 = 3;
 pub const HEALTH: u32 = 4;
 pub const INIT: u32 = 5;
@@ -18,112 +34,120 @@ pub const KUBE_APISERVER: u32 = 7;
 pub const INGRESS: u32 = 8;
 pub const WORLD_IPV4: u32 = 9;
 pub const WORLD_IPV6: u32 = 10;
-/// Identities of endpoints: 256 to 65535.
-const FIRST: u32 = 256;
-const COUNT: u32 = 65_280;
-/// Identities of prefixes.
-const LOCAL: u32 = 1 << 24;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    pub number: u32,
-    pub slot: IdentitySlot,
-    pub labels: LabelSet,
-    /// The prefix that it stands for, if it stands for one.
-    pub prefix: Option<Prefix>,
+const CLUSTER: std::ops::RangeInclusive<u32> = 256..=65535;
+const CLUSTER_COUNT: u32 = 65_280;
+const LOCAL_COUNT: u32 = 0xFF_FFFF;
+const LOCAL: std::ops::RangeInclusive<u32> = (1 << 24) + 1..=(1 << 24) + 0xFF_FFFF;
+
+/// Where a number may be taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The same in the whole cluster: pods and endpoints.
+    Cluster,
+    /// This gateway's own: prefixes and names.
+    Local,
 }
 
-impl Identity {
-    pub fn is_world(&self) -> bool {
-        self.prefix.is_some() || self.number == WORLD_IPV4 || self.number == WORLD_IPV6
-    }
-}
-
-/// All identities of a set of objects, by label set.
+/// Who has which number.
 #[derive(Clone, Debug, Default)]
-pub struct Identities {
-    by_labels: BTreeMap<LabelSet, usize>,
-    pub all: Vec<Identity>,
-    taken: BTreeMap<u32, ()>,
+pub struct Numbers {
+    given: HashMap<LabelSet, (u32, u32)>,
+    labels: BTreeMap<u32, LabelSet>,
+    /// From before the restart, until somebody claims it.
+    saved: HashMap<LabelSet, u32>,
+    promised: BTreeSet<u32>,
+    /// Where the search for a free local number begins.
     next_local: u32,
+    in_cluster: usize,
 }
 
-impl Identities {
-    /// With the reserved ones in place.
-    pub fn new() -> Self {
-        let mut identities = Self::default();
-        let reserved = [
-            (HOST, "host"),
-            (UNMANAGED, "unmanaged"),
-            (HEALTH, "health"),
-            (INIT, "init"),
-            (REMOTE_NODE, "remote-node"),
-            (INGRESS, "ingress"),
-            (WORLD_IPV4, "world-ipv4"),
-            (WORLD_IPV6, "world-ipv6"),
-        ];
-        for (number, name) in reserved {
-            identities.add(number, [Label::reserved(name)].into(), None);
+impl Numbers {
+    /// Begin with the numbers of an earlier run (labels as [`Label`] displays them). Nonsense is passed over.
+    pub fn with_saved(saved: &BTreeMap<u32, Vec<String>>) -> Self {
+        let mut numbers = Self::default();
+        for (number, labels) in saved {
+            if CLUSTER.contains(number) || LOCAL.contains(number) {
+                numbers.promised.insert(*number);
+                numbers.saved.insert(labels.iter().map(|text| Label::parse(text)).collect(), *number);
+            }
         }
-        let labels = [Label::reserved("kube-apiserver"), Label::reserved("remote-node")].into();
-        identities.add(KUBE_APISERVER, labels, None);
-        identities
+        numbers
     }
 
-    fn add(&mut self, number: u32, labels: LabelSet, prefix: Option<Prefix>) -> usize {
-        let index = self.all.len();
-        // Slot 0 stands for the unknown.
-        let slot = IdentitySlot(u32::try_from(index).unwrap_or(u32::MAX) + 1);
-        self.by_labels.insert(labels.clone(), index);
-        self.taken.insert(number, ());
-        self.all.push(Identity { number, slot, labels, prefix });
-        index
+    /// The number of these labels, given now if need be. Each taking is to be returned once. A full cluster range goes
+    /// on in the local one: the number is then this gateway's own, which is all that the gateway needs.
+    pub fn take(&mut self, labels: &LabelSet, scope: Scope) -> u32 {
+        if let Some((number, users)) = self.given.get_mut(labels) {
+            *users += 1;
+            return *number;
+        }
+        let number = match self.saved.remove(labels) {
+            Some(number) => {
+                self.promised.remove(&number);
+                number
+            }
+            None => self.fresh(labels, scope),
+        };
+        self.in_cluster += usize::from(CLUSTER.contains(&number));
+        self.given.insert(labels.clone(), (number, 1));
+        self.labels.insert(number, labels.clone());
+        number
     }
 
-    /// The identity of an endpoint's labels. Numbers follow from the labels, so that they survive restarts; where two
-    /// sets want the same number, the later one by name gets the next that is free.
-    pub fn of_labels(&mut self, labels: LabelSet) -> usize {
-        if let Some(index) = self.by_labels.get(&labels) {
-            return *index;
+    pub fn give_back(&mut self, labels: &LabelSet) {
+        let Some((number, users)) = self.given.get_mut(labels) else { return };
+        *users -= 1;
+        if *users == 0 {
+            let number = *number;
+            self.in_cluster -= usize::from(CLUSTER.contains(&number));
+            self.given.remove(labels);
+            self.labels.remove(&number);
         }
-        let text: Vec<String> = labels.iter().map(ToString::to_string).collect();
-        let parts: Vec<&str> = text.iter().map(String::as_str).collect();
-        let mut number = FIRST + hash(&parts) % COUNT;
-        while self.taken.contains_key(&number) {
-            number = FIRST + (number - FIRST + 1) % COUNT;
-        }
-        self.add(number, labels, None)
     }
 
-    /// The identity of a prefix outside the cluster.
-    pub fn of_prefix(&mut self, prefix: Prefix) -> usize {
-        let world = if prefix.addr.is_ipv4() { "world-ipv4" } else { "world-ipv6" };
-        let mut labels: LabelSet = [Label::reserved(world)].into();
-        if prefix.len > 0 {
-            labels.insert(Label::new("cidr", &label_text(prefix), ""));
-        }
-        if let Some(index) = self.by_labels.get(&labels) {
-            return *index;
-        }
-        self.next_local += 1;
-        self.add(LOCAL | self.next_local, labels, Some(prefix))
+    fn is_free(&self, number: u32) -> bool {
+        !self.labels.contains_key(&number) && !self.promised.contains(&number)
     }
 
-    pub fn by_number(&self, number: u32) -> Option<&Identity> {
-        self.all.iter().find(|identity| identity.number == number)
+    /// Cluster numbers follow from the labels, so that they are mostly the same even without saved ones; where two sets
+    /// want the same number, the later one gets the next that is free.
+    fn fresh(&mut self, labels: &LabelSet, scope: Scope) -> u32 {
+        if scope == Scope::Cluster && self.in_cluster + self.promised.len() < CLUSTER_COUNT as usize {
+            let text: Vec<String> = labels.iter().map(ToString::to_string).collect();
+            let parts: Vec<&str> = text.iter().map(String::as_str).collect();
+            let start = hash(&parts) % CLUSTER_COUNT;
+            let found = (0..CLUSTER_COUNT)
+                .map(|step| CLUSTER.start() + (start + step) % CLUSTER_COUNT)
+                .find(|number| self.is_free(*number));
+            if let Some(number) = found {
+                return number;
+            }
+        }
+        loop {
+            let number = LOCAL.start() + self.next_local % LOCAL_COUNT;
+            self.next_local += 1;
+            if self.is_free(number) {
+                return number;
+            }
+        }
     }
-}
 
-/// A prefix as a label's key: IPv6 with dashes for colons, and a zero where the key would begin or end with one.
-fn label_text(prefix: Prefix) -> String {
-    let mut text = prefix.addr.to_string().replace(':', "-");
-    if text.starts_with('-') {
-        text.insert(0, '0');
+    pub fn labels(&self, number: u32) -> Option<&LabelSet> {
+        self.labels.get(&number)
     }
-    if text.ends_with('-') {
-        text.push('0');
+
+    /// All numbers in use, for listings and to give back after a restart.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &LabelSet)> {
+        self.labels.iter().map(|(number, labels)| (*number, labels))
     }
-    format!("{text}/{}", prefix.len)
+
+    /// What [`Self::with_saved`] takes.
+    pub fn save(&self) -> BTreeMap<u32, Vec<String>> {
+        let text = |labels: &LabelSet| labels.iter().map(ToString::to_string).collect();
+        let unclaimed = self.saved.iter().map(|(labels, number)| (*number, text(labels)));
+        self.labels.iter().map(|(number, labels)| (*number, text(labels))).chain(unclaimed).collect()
+    }
 }
 
 /// Does `outer` hold all of `inner`?
@@ -135,34 +159,49 @@ pub fn holds(outer: &Prefix, inner: &Prefix) -> bool {
 
 /// Does the prefix hold this address?
 pub fn holds_ip(outer: &Prefix, ip: IpAddr) -> bool {
-    holds(outer, &crate::decode::host(ip))
+    holds(outer, &host(ip))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::prefix;
 
-    #[test]
-    fn numbers_are_in_ciliums_ranges_and_follow_from_labels() {
-        let labels: LabelSet = [Label::k8s("app", "web")].into();
-        let numbers: Vec<u32> = (0..2)
-            .map(|_| {
-                let mut identities = Identities::new();
-                let index = identities.of_labels(labels.clone());
-                identities.all[index].number
-            })
-            .collect();
-        assert_eq!(numbers[0], numbers[1]);
-        assert!((256..65536).contains(&numbers[0]));
-        let mut identities = Identities::new();
-        let index = identities.of_prefix(prefix("203.0.113.0/24").unwrap());
-        assert_eq!(identities.all[index].number, LOCAL | 1);
+    fn labels(app: &str) -> LabelSet {
+        [Label::k8s("app", app)].into()
     }
 
     #[test]
-    fn ipv6_prefixes_are_spelt_as_cilium_spells_them() {
-        assert_eq!(label_text(prefix("::1/128").unwrap()), "0--1/128");
-        assert_eq!(label_text(prefix("2001:db8::/32").unwrap()), "2001-db8--0/32");
+    fn numbers_lie_in_ciliums_ranges() {
+        let mut numbers = Numbers::default();
+        let a = numbers.take(&labels("a"), Scope::Cluster);
+        assert!(CLUSTER.contains(&a));
+        assert_eq!(numbers.take(&labels("a"), Scope::Cluster), a);
+        assert_ne!(numbers.take(&labels("b"), Scope::Cluster), a);
+        assert_eq!(numbers.take(&[Label::new("cidr", "10.0.0.0/8", "")].into(), Scope::Local), 16_777_217);
+    }
+
+    #[test]
+    fn numbers_survive_a_restart_in_any_order() {
+        let mut before = Numbers::default();
+        let given: Vec<u32> =
+            (0..2000).map(|n| before.take(&labels(&n.to_string()), Scope::Cluster)).collect();
+        let mut after = Numbers::with_saved(&before.save());
+        let late = after.take(&labels("late"), Scope::Cluster);
+        assert!(!given.contains(&late));
+        for n in (0..2000).rev() {
+            assert_eq!(after.take(&labels(&n.to_string()), Scope::Cluster), given[n]);
+        }
+    }
+
+    #[test]
+    fn a_full_range_goes_on_in_the_local_one() {
+        let mut numbers = Numbers::default();
+        for n in CLUSTER {
+            assert!(CLUSTER.contains(&numbers.take(&labels(&n.to_string()), Scope::Cluster)));
+        }
+        assert_eq!(numbers.take(&labels("more"), Scope::Cluster), 16_777_217);
+        let freed = numbers.given[&labels("300")].0;
+        numbers.give_back(&labels("300"));
+        assert_eq!(numbers.take(&labels("new"), Scope::Cluster), freed);
     }
 }

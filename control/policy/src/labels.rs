@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::decode::Fields;
+use sluice_core::tables::record::Prefix;
+
+use crate::decode::{Fields, masked, prefix};
 
 pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
@@ -29,6 +31,25 @@ impl Label {
 
     pub fn reserved(name: &str) -> Self {
         Self::new("reserved", name, "")
+    }
+
+    /// A prefix as a label. IPv6 has dashes for colons, and a zero where the key would begin or end with one.
+    pub fn cidr(prefix: Prefix) -> Self {
+        let mut text = prefix.addr.to_string().replace(':', "-");
+        if text.starts_with('-') {
+            text.insert(0, '0');
+        }
+        if text.ends_with('-') {
+            text.push('0');
+        }
+        Self::new("cidr", &format!("{text}/{}", prefix.len), "")
+    }
+
+    /// What [`fmt::Display`] wrote.
+    pub fn parse(text: &str) -> Self {
+        let (source, rest) = text.split_once(':').unwrap_or(("unspec", text));
+        let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+        Self::new(source, key, value)
     }
 }
 
@@ -168,10 +189,21 @@ impl Selector {
 }
 
 impl Requirement {
+    /// A prefix that is asked for is also had by whoever is a part of it.
+    fn covers(&self, label: &Label) -> bool {
+        let read = |key: &str| prefix(&key.replace('-', ":")).ok();
+        let (Some(outer), Some(inner)) = (read(&self.key), read(&label.key)) else { return false };
+        outer.addr.is_ipv4() == inner.addr.is_ipv4()
+            && outer.len <= inner.len
+            && masked(inner.addr, outer.len) == outer.addr
+    }
+
     fn holds(&self, labels: &LabelSet) -> bool {
-        let mut found = labels
-            .iter()
-            .filter(|label| (self.source.is_empty() || self.source == label.source) && self.key == label.key);
+        let mut found = labels.iter().filter(|label| {
+            (self.source.is_empty() || self.source == label.source)
+                && (self.key == label.key
+                    || (self.source == "cidr" && label.source == "cidr" && self.covers(label)))
+        });
         match &self.operator {
             Operator::In(values) => found.any(|label| values.contains(&label.value)),
             Operator::NotIn(values) => !found.any(|label| values.contains(&label.value)),

@@ -14,6 +14,8 @@ pub mod policy;
 pub mod service;
 
 pub mod compile;
+pub mod engine;
+pub mod fqdn;
 pub mod identity;
 
 pub mod config;

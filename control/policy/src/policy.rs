@@ -7,7 +7,7 @@ pub mod peers;
 
 use sluice_core::tables::record::Prefix;
 
-use crate::labels::Selector;
+use crate::labels::{Label, LabelSet, Selector};
 
 /// Where a rule comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +24,7 @@ pub enum Direction {
 }
 
 /// One `spec`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub source: Source,
     pub subject: Subject,
@@ -41,7 +41,7 @@ pub enum Subject {
 }
 
 /// One entry of a rule list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub direction: Direction,
     /// Its list (`ingress`, `egressDeny`, …) and its place there.
@@ -140,4 +140,14 @@ impl Policy {
     pub fn denies_by_default(&self, direction: Direction) -> bool {
         self.default_deny[usize::from(direction == Direction::Egress)]
     }
+}
+
+/// Does a `toServices` peer mean this service?
+pub fn is_meant(peer: &Peer, service: &crate::service::Service) -> bool {
+    let Peer::Service { namespace, name, selector } = peer else { return false };
+    let labels: LabelSet = service.labels.iter().map(|(key, value)| Label::k8s(key, value)).collect();
+    namespace.as_ref().is_none_or(|namespace| *namespace == service.namespace)
+        && name.as_ref().is_none_or(|name| *name == service.name)
+        && selector.as_ref().is_none_or(|selector| selector.matches(&labels))
+        && (name.is_some() || selector.is_some())
 }

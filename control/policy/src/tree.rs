@@ -134,6 +134,10 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "what is no value adds nothing, and the parser may add kinds"
+    )]
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), TreeError> {
         let place = |value: Value| Node {
             value,
@@ -150,7 +154,8 @@ impl Builder<'_> {
             Event::MappingStart(_, anchor, _) => self.begin(place(Value::Null), anchor, true),
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => {
-                let (node, size) = self.anchors.get(&anchor).cloned().unwrap_or((place(Value::Null), 1));
+                let known = self.anchors.get(&anchor).cloned();
+                let (node, size) = known.unwrap_or_else(|| (place(Value::Null), 1));
                 self.expanded += size;
                 if self.expanded > self.limits.expansion {
                     let what = format!("aliases stand for more than {} values", self.limits.expansion);

@@ -8,7 +8,7 @@ use sluice_core::flow_key::FlowKey;
 use sluice_core::tables::Tables;
 use sluice_core::tables::ipcache::Row;
 use sluice_core::tables::policy::Decision;
-use sluice_core::tables::record::FrontendKey;
+use sluice_core::tables::record::{FrontendKey, IdentitySlot};
 use sluice_core::verdict::{Action, DropReason};
 
 use crate::compile::Compiled;
@@ -221,10 +221,18 @@ impl Judge {
         match side {
             Side::Address(ip) => self.tables.ipcache.lookup(mapped(ip), ip.is_ipv4()),
             Side::Reserved(number) => {
-                let slot = self.compiled.identities.by_number(number).map_or(0, |identity| identity.slot.0);
-                self.tables.ipcache.row(slot)
+                let slot = self.compiled.engine.reserved_slot(number);
+                self.tables.ipcache.row(slot.map_or(0, |slot| slot.0))
             }
         }
+    }
+
+    fn slot(&self, side: Side) -> IdentitySlot {
+        let found = match side {
+            Side::Address(ip) => self.compiled.engine.slot_of(ip),
+            Side::Reserved(number) => self.compiled.engine.reserved_slot(number),
+        };
+        found.unwrap_or_default()
     }
 
     fn policies(&self, from: Side, to: Side, asked: Asked) -> Value {
@@ -346,39 +354,33 @@ impl Judge {
         let (Ok(from), Ok(to)) = (self.side(text("from"), None), self.side(text("to"), None)) else {
             return Ok(Vec::new());
         };
-        let (source, destination) = (self.row(from), self.row(to));
+        let (source, destination) = (self.slot(from), self.slot(to));
         let mut misses = Vec::new();
         for (judged, peer, direction) in
             [(source, destination, Direction::Egress), (destination, source, Direction::Ingress)]
         {
-            for policy in &self.compiled.objects.policies {
-                for rule in policy.rules.iter().filter(|rule| rule.direction == direction && !rule.deny) {
-                    if !self.compiled.selects(policy, judged.number)
-                        || !self.compiled.names(rule, peer.number)
-                    {
-                        continue;
-                    }
-                    let Ports::Some(specs) = &rule.ports else { continue };
-                    let ports: Vec<String> = specs
-                        .iter()
-                        .filter(|spec| spec.proto == asked.proto)
-                        .map(|spec| match &spec.port {
-                            PortName::Range(first, last) if first == last => first.to_string(),
-                            PortName::Range(first, last) => format!("{first}-{last}"),
-                            PortName::Named(name) => name.clone(),
-                        })
-                        .collect();
-                    if !ports.is_empty() {
-                        misses.push(format!(
-                            "{}[{}] of {}/{} would allow this on port {}, asked {}",
-                            rule.list,
-                            rule.index,
-                            policy.source.namespace,
-                            policy.source.name,
-                            ports.join(", "),
-                            asked.port
-                        ));
-                    }
+            for (policy, rule) in self.compiled.engine.naming(judged, peer, direction) {
+                let Ports::Some(specs) = &rule.ports else { continue };
+                let (Some(name), true) = (self.compiled.rule(rule.id), rule.allows()) else { continue };
+                let ports: Vec<String> = specs
+                    .iter()
+                    .filter(|spec| spec.proto == asked.proto)
+                    .map(|spec| match &spec.port {
+                        PortName::Range(first, last) if first == last => first.to_string(),
+                        PortName::Range(first, last) => format!("{first}-{last}"),
+                        PortName::Named(name) => name.clone(),
+                    })
+                    .collect();
+                if !ports.is_empty() {
+                    misses.push(format!(
+                        "{}[{}] of {}/{} would allow this on port {}, asked {}",
+                        name.list,
+                        name.index,
+                        policy.source.namespace,
+                        policy.source.name,
+                        ports.join(", "),
+                        asked.port
+                    ));
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::labels::{Label, LabelSet, Selector};
 use crate::objects::Metadata;
 use crate::tree::Node;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CidrGroup {
     pub name: String,
     pub labels: Vec<(String, String)>,
