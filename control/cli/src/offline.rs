@@ -110,18 +110,19 @@ pub fn verdict(args: &Verdict) -> Result<Answer> {
     let mut judge = judge(&args.objects.paths, &args.objects.model)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut answer = Answer::Yes;
+    let mut text = String::new();
     for line in lines(&args.flows)? {
         let line = line?;
         if line.trim().is_empty() {
             continue;
         }
-        match judge.line(&line) {
-            Ok(None) => {}
-            Ok(Some(value)) => writeln!(out, "{value}")?,
-            Err(value) => {
-                answer = Answer::Partly;
-                writeln!(out, "{value}")?;
-            }
+        text.clear();
+        if !judge.line_to(&line, &mut text) {
+            answer = Answer::Partly;
+        }
+        if !text.is_empty() {
+            text.push('\n');
+            out.write_all(text.as_bytes())?;
         }
     }
     out.flush()?;
@@ -137,7 +138,7 @@ fn lines(path: &Path) -> Result<Box<dyn Iterator<Item = std::io::Result<String>>
 }
 
 pub fn explain(args: &Explain) -> Result<Answer> {
-    let judge = judge(&args.objects.paths, &args.objects.model)?;
+    let mut judge = judge(&args.objects.paths, &args.objects.model)?;
     let mut question = match &args.with {
         Some(text) => serde_json::from_str(text).context("--with is not JSON")?,
         None => json!({}),

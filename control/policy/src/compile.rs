@@ -40,6 +40,8 @@ impl Compiled {
             cluster: options.cluster.clone(),
             enforcement: options.enforcement,
             audit: options.audit,
+            allow_localhost: options.allow_localhost,
+            cidr_matches: options.cidr_matches,
             ..Settings::default()
         };
         let mut compiled = Self {

@@ -35,8 +35,21 @@ pub struct Options {
     pub external_clusterip: bool,
     pub source_range_all_types: bool,
     pub no_backend_reject: bool,
+    /// Seconds that a learned name lives at least.
+    pub tofqdns_min_ttl: u32,
+    /// Pods may always be reached from their own node.
+    pub allow_localhost: bool,
+    /// CIDRs select nodes, pods, or neither.
+    pub cidr_matches: CidrMatches,
     pub settings: Settings,
     pub limits: Limits,
+}
+
+/// `policy-cidr-match-mode`: who in the cluster is meant by a CIDR that has their address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CidrMatches {
+    pub nodes: bool,
+    pub pods: bool,
 }
 
 impl Default for Options {
@@ -52,6 +65,9 @@ impl Default for Options {
             external_clusterip: false,
             source_range_all_types: false,
             no_backend_reject: true,
+            tofqdns_min_ttl: 0,
+            allow_localhost: true,
+            cidr_matches: CidrMatches::default(),
             settings: Settings::default(),
             limits: Limits::default(),
         }
@@ -59,7 +75,7 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 8] = [
+pub const OPTIONS: [(&str, &str); 11] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
     ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
@@ -70,6 +86,15 @@ pub const OPTIONS: [(&str, &str); 8] = [
     ("bpf-lb-mode", "How replies come back: dnat (the gateway is on their way) or snat"),
     ("bpf-lb-external-clusterip", "ClusterIPs may be used from outside: true or false"),
     ("bpf-lb-source-range-all-types", "loadBalancerSourceRanges bind all types of frontends: true or false"),
+    ("tofqdns-min-ttl", "Seconds that a name learned from DNS lives at least"),
+    (
+        "allow-localhost",
+        "When pods may be reached from their own node whatever policy says: auto, always or policy",
+    ),
+    (
+        "policy-cidr-match-mode",
+        "Whom CIDRs select in the cluster by address: nodes, pods, nodes,pods or nothing",
+    ),
     ("service-no-backend-response", "What a service without backends does: reject or drop"),
 ];
 
@@ -99,6 +124,19 @@ impl Options {
             "bpf-lb-mode" => self.mode = one_of(&["dnat", "snat"])?,
             "bpf-lb-external-clusterip" => self.external_clusterip = flag()?,
             "bpf-lb-source-range-all-types" => self.source_range_all_types = flag()?,
+            "tofqdns-min-ttl" => {
+                self.tofqdns_min_ttl =
+                    value.parse().map_err(|_| format!("{name} must be a number of seconds, not {value}"))?;
+            }
+            "allow-localhost" => self.allow_localhost = one_of(&["auto", "always", "policy"])? != "policy",
+            "policy-cidr-match-mode" => {
+                let parts: Vec<&str> = value.split(',').filter(|part| !part.is_empty()).collect();
+                if let Some(odd) = parts.iter().find(|part| !matches!(**part, "nodes" | "pods")) {
+                    return Err(format!("{name} must be of nodes and pods, not {odd}"));
+                }
+                self.cidr_matches =
+                    CidrMatches { nodes: parts.contains(&"nodes"), pods: parts.contains(&"pods") };
+            }
             "service-no-backend-response" => {
                 self.no_backend_reject = one_of(&["reject", "drop"])? == "reject"
             }

@@ -9,6 +9,7 @@ mod addresses;
 mod asking;
 mod atoms;
 mod classes;
+mod hearings;
 mod numbered;
 mod sets;
 mod slots;
@@ -20,7 +21,7 @@ use std::net::IpAddr;
 
 use sluice_core::tables::record::{Change, Prefix};
 
-use crate::config::Enforcement;
+use crate::config::{CidrMatches, Enforcement};
 use crate::identity::Numbers;
 use crate::objects::{Endpoint, NodeObject};
 use crate::policy::groups::CidrGroup;
@@ -34,7 +35,8 @@ use sets::{PeerSets, Peers};
 use slots::Slots;
 use specs::{Rules, Spec, SpecRule};
 
-pub use asking::Party;
+pub use asking::{Asked, Party, SpecRuleView};
+pub use hearings::{Heard, Hearing};
 pub use slots::NamedPort;
 pub use specs::RuleName;
 
@@ -52,8 +54,8 @@ pub struct Settings {
     pub allow_localhost: bool,
     pub ipv4: bool,
     pub ipv6: bool,
-    /// CIDRs select nodes, too (`policy-cidr-match-mode=nodes`).
-    pub cidr_matches_nodes: bool,
+    /// Whom CIDRs select by address, beside the world.
+    pub cidr_matches: CidrMatches,
 }
 
 impl Default for Settings {
@@ -67,7 +69,7 @@ impl Default for Settings {
             allow_localhost: true,
             ipv4: true,
             ipv6: true,
-            cidr_matches_nodes: false,
+            cidr_matches: CidrMatches::default(),
         }
     }
 }
@@ -105,6 +107,7 @@ pub struct Engine {
     slots: Slots,
     sets: PeerSets,
     classes: Numbered<Class>,
+    hearings: hearings::Hearings,
     class_ids: HashMap<classes::Key, u32>,
     specs: Numbered<Spec>,
     spec_ids: BTreeMap<(Source, usize), u32>,
@@ -146,6 +149,7 @@ impl Engine {
             slots: Slots::new(),
             sets: PeerSets::new(),
             classes: Numbered::starting_at(0),
+            hearings: hearings::Hearings::new(),
             class_ids: HashMap::new(),
             specs: Numbered::starting_at(0),
             spec_ids: BTreeMap::new(),
@@ -311,6 +315,8 @@ impl Engine {
                 rank: specs::rank(rule),
                 peers,
                 ports: rule.ports.clone(),
+                // Who does not deny by default does not keep out by what is said, either.
+                above: rule.above.clone().filter(|_| is_heard(&policy, rule)),
             });
         }
         file(&mut self.on_services, id, on_services);
@@ -409,6 +415,11 @@ fn subject(subject: &Subject) -> What {
 
 fn rule_name(policy: &Policy, spec: usize, rule: &crate::policy::Rule) -> RuleName {
     RuleName { source: policy.source.clone(), spec, list: rule.list, index: rule.index }
+}
+
+/// May what a rule asks above ports keep anything out?
+fn is_heard(policy: &Policy, rule: &crate::policy::Rule) -> bool {
+    policy.denies_by_default(rule.direction) || rule.tier != crate::policy::Tier::Normal
 }
 
 /// Both directions, in the order of a slot's classes.

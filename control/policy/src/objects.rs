@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::decode::{Fields, Place, Problems, masked};
-use crate::labels::LabelSet;
 use crate::policy::Policy;
 use crate::policy::groups::CidrGroup;
 use crate::service::{Service, Slice};
@@ -246,13 +245,15 @@ impl<'a> Reader<'a> {
             "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" => {
                 objects.policies.extend(crate::policy::cilium::read(node, place, metadata, kind, problems));
             }
+            "ClusterNetworkPolicy" => objects.policies.extend(crate::policy::cluster::read(node, place, metadata, problems)),
             "CiliumCIDRGroup" => objects.groups.push(CidrGroup::read(node, place, metadata, problems)),
             other if HARMLESS.contains(&other) => *objects.ignored.entry(other.to_owned()).or_insert(0) += 1,
             other => problems.errors.push(place.problem(
                 node,
                 format!(
                     "the kind {other} is not supported; supported are Namespace, Node, Pod, Endpoint, Service, \
-                     EndpointSlice, NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy, CiliumCIDRGroup"
+                     EndpointSlice, NetworkPolicy, ClusterNetworkPolicy, CiliumNetworkPolicy, \
+                     CiliumClusterwideNetworkPolicy, CiliumCIDRGroup"
                 ),
             )),
         }
@@ -264,6 +265,7 @@ fn group_of(kind: &str) -> Option<&'static str> {
         "Namespace" | "Node" | "Pod" | "Service" => "v1",
         "EndpointSlice" => "discovery.k8s.io/",
         "NetworkPolicy" => "networking.k8s.io/",
+        "ClusterNetworkPolicy" => "policy.networking.k8s.io/",
         "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" | "CiliumCIDRGroup" => "cilium.io/",
         "Endpoint" => "sluice.dev/",
         _ => return None,
@@ -409,31 +411,5 @@ pub fn protocol(name: &str) -> Option<u8> {
         "UDP" => Some(17),
         "SCTP" => Some(132),
         _ => None,
-    }
-}
-
-impl Objects {
-    /// The identity labels of an endpoint: its own as far as they tell identities apart, its namespace's, and where it
-    /// is.
-    pub fn identity_labels(&self, endpoint: &Endpoint, cluster: &str) -> LabelSet {
-        use crate::labels::{CLUSTER, Label, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT, is_relevant};
-        let mut labels: LabelSet = endpoint
-            .labels
-            .iter()
-            .filter(|(key, _)| is_relevant(key))
-            .map(|(key, value)| Label::k8s(key, value))
-            .collect();
-        labels.insert(Label::k8s(NAMESPACE, &endpoint.namespace));
-        labels.insert(Label::k8s(CLUSTER, cluster));
-        if !endpoint.service_account.is_empty() {
-            labels.insert(Label::k8s(SERVICE_ACCOUNT, &endpoint.service_account));
-        }
-        for (key, value) in self.namespaces.get(&endpoint.namespace).map(Vec::as_slice).unwrap_or_default() {
-            labels.insert(Label::k8s(&format!("{NAMESPACE_LABELS}{key}"), value));
-        }
-        // Kubernetes gives every namespace its name as a label; a namespace that only occurs elsewhere has it, too.
-        let own_name = format!("{NAMESPACE_LABELS}kubernetes.io/metadata.name");
-        labels.insert(Label::k8s(&own_name, &endpoint.namespace));
-        labels
     }
 }

@@ -1,9 +1,14 @@
 //! Policies as they mean: whom they select, whom they let in or out, and on which ports. Only valid ones exist.
 
+pub mod above;
 pub mod cilium;
+pub mod cluster;
 pub mod groups;
 pub mod kubernetes;
 pub mod peers;
+pub mod ports;
+
+use std::sync::Arc;
 
 use sluice_core::tables::record::Prefix;
 
@@ -31,6 +36,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// Does it switch on default deny, for ingress and for egress?
     pub default_deny: [bool; 2],
+    /// What to add to flows that it decides (`log.value`).
+    pub log: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,22 +54,33 @@ pub struct Rule {
     /// Its list (`ingress`, `egressDeny`, …) and its place there.
     pub list: &'static str,
     pub index: usize,
-    pub deny: bool,
+    pub effect: Effect,
+    pub tier: Tier,
+    /// Within the tier, the lower first. What is not ordered is 0.
+    pub priority: i64,
     pub peers: Peers,
     pub ports: Ports,
     /// A rule that asks for mutual authentication.
     pub authenticate: bool,
-    /// Rules above TCP and UDP: what they allow is not known from addresses and ports.
-    pub inspect: Inspect,
+    /// What is asked of the data above TCP and UDP.
+    pub above: Option<Arc<above::Above>>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Inspect {
-    #[default]
-    No,
-    Dns,
-    /// HTTP, Kafka, TLS names.
-    Other,
+/// What a rule does to those that it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    Deny,
+    Allow,
+    /// The rest of the tier has nothing to say to them.
+    Pass,
+}
+
+/// Which rules are asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    Admin,
+    Normal,
+    Baseline,
 }
 
 /// Who is on the other side.

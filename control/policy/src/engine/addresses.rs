@@ -224,10 +224,13 @@ impl Engine {
         let mut ports = endpoint.ports.clone();
         ports.sort();
         ports.dedup();
+        // Where CIDRs select pods, pods with the same labels are no longer the same.
+        let by_address =
+            self.settings.cidr_matches.pods.then(|| endpoint.addresses.iter().map(|ip| host(*ip)).collect());
         let key = Key {
             labels: self.endpoint_labels(endpoint),
             node_labels: None,
-            prefixes: Vec::new(),
+            prefixes: by_address.unwrap_or_default(),
             ports,
             role: Role::Endpoint { local: !endpoint.node.is_empty() && endpoint.node == self.settings.node },
             audit: false,
@@ -286,7 +289,7 @@ impl Engine {
             node_labels.insert(Label::k8s(key, value));
         }
         let by_address =
-            self.settings.cidr_matches_nodes.then(|| node.addresses.iter().map(|ip| host(*ip)).collect());
+            self.settings.cidr_matches.nodes.then(|| node.addresses.iter().map(|ip| host(*ip)).collect());
         let key = Key {
             labels,
             node_labels: Some(node_labels),

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use sluice_core::tables::record::{IdentitySlot, PeerSetId, RuleId};
 
 use super::addresses::Owner;
+use super::hearings::Hearing;
 use super::slots::Slot;
-use super::specs::{RuleName, SpecRule};
+use super::specs::{RuleName, Spec};
 use super::{Engine, atoms::What};
 use crate::labels::LabelSet;
-use crate::policy::{Direction, Peer, Peers, Policy, Source};
+use crate::policy::above::Above;
+use crate::policy::{Direction, Peer, Peers, Policy, PortName, Ports, Source};
 
 /// Who is meant by an address or a name.
 #[derive(Clone, Debug)]
@@ -17,6 +19,37 @@ pub struct Party<'a> {
     pub slot: IdentitySlot,
     pub number: u32,
     pub labels: &'a LabelSet,
+}
+
+/// Protocol and port (for ICMP: the type) that somebody asks about.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub proto: u8,
+    pub port: u16,
+}
+
+/// A rule entry, as explanations need it.
+#[derive(Clone, Debug)]
+pub struct SpecRuleView<'a> {
+    pub source: &'a Source,
+    pub list: &'static str,
+    pub index: usize,
+    pub ports: &'a Ports,
+    pub direction: Direction,
+    pub above: Option<&'a Above>,
+    pub names_peer: bool,
+}
+
+/// A name is called by the subject in ingress, by the peer in egress.
+fn fits(ports: &Ports, direction: Direction, judged: &Slot, peer: &Slot, asked: Asked) -> bool {
+    let Ports::Some(specs) = ports else { return true };
+    let names = if direction == Direction::Ingress { &judged.key.ports } else { &peer.key.ports };
+    specs.iter().filter(|spec| spec.proto == asked.proto).any(|spec| match &spec.port {
+        PortName::Range(first, last) => (*first..=*last).contains(&asked.port),
+        PortName::Named(name) => {
+            names.iter().any(|(own, proto, port)| own == name && *proto == asked.proto && *port == asked.port)
+        }
+    })
 }
 
 impl Engine {
@@ -27,6 +60,19 @@ impl Engine {
     pub fn party(&self, slot: IdentitySlot) -> Option<Party<'_>> {
         let found = self.slots.all.get(slot.0)?;
         Some(Party { slot, number: found.number, labels: &found.key.labels })
+    }
+
+    /// Who is to be asked about what is said on a flow that [`Action::Dns`] or [`Action::Inspect`] let through so far.
+    ///
+    /// [`Action::Dns`]: sluice_core::verdict::Action::Dns
+    /// [`Action::Inspect`]: sluice_core::verdict::Action::Inspect
+    pub fn hearing(&self, id: u32) -> Option<&Hearing> {
+        self.hearings.get(id)
+    }
+
+    /// All hearings, by number.
+    pub fn hearings(&self) -> impl Iterator<Item = (u32, &Hearing)> {
+        self.hearings.iter()
     }
 
     /// Whose address this is, by the longest prefix.
@@ -61,18 +107,18 @@ impl Engine {
         numbers.into_iter().filter_map(|number| self.party(self.slot_of_number(number)?)).collect()
     }
 
-    /// The policies that have something to say about this slot in this direction.
-    pub fn policies_of(&self, slot: IdentitySlot, direction: Direction) -> Vec<&Policy> {
-        let Some(slot) = self.slots.all.get(slot.0) else { return Vec::new() };
-        let ids = self.selecting(slot, direction);
-        ids.iter().filter_map(|id| self.specs.get(*id)).map(|spec| &spec.policy).collect()
+    /// The specs that have something to say about this slot in this direction.
+    fn specs_of(&self, slot: IdentitySlot, direction: Direction) -> impl Iterator<Item = &Spec> {
+        let side = usize::from(direction == Direction::Egress);
+        let class = self.slots.all.get(slot.0).and_then(|slot| self.classes.get(slot.classes[side]?));
+        let specs = class.map(|class| class.key.specs.as_slice()).unwrap_or_default();
+        specs.iter().filter_map(|id| self.specs.get(*id))
     }
 
     /// The policies that switched default deny on.
     pub fn enforcing(&self, slot: IdentitySlot, direction: Direction) -> Vec<&Source> {
-        let policies = self.policies_of(slot, direction);
+        let policies = self.specs_of(slot, direction).map(|spec| &spec.policy);
         let mut named: Vec<&Source> = policies
-            .into_iter()
             .filter(|policy| policy.denies_by_default(direction))
             .map(|policy| &policy.source)
             .collect();
@@ -81,24 +127,85 @@ impl Engine {
         named
     }
 
-    /// The rules for this slot in this direction that name the peer, whatever their ports.
-    pub(crate) fn naming(
+    /// Is what no rule allows denied?
+    pub fn is_enforced(&self, slot: IdentitySlot, direction: Direction) -> bool {
+        let side = usize::from(direction == Direction::Egress);
+        let class = self.slots.all.get(slot.0).and_then(|slot| self.classes.get(slot.classes[side]?));
+        class.is_some_and(|class| class.key.default_deny)
+    }
+
+    /// All rules that decided as this one did: of the same rank, for the same peer and port.
+    pub fn deciding(
         &self,
-        slot: IdentitySlot,
+        judged: IdentitySlot,
         peer: IdentitySlot,
         direction: Direction,
-    ) -> Vec<(&Policy, &SpecRule)> {
-        let (Some(slot), Some(peer)) = (self.slots.all.get(slot.0), self.slots.all.get(peer.0)) else {
+        asked: Asked,
+        decided: RuleId,
+    ) -> Vec<RuleId> {
+        if decided == RuleId(0) {
             return Vec::new();
+        }
+        let (Some(own), Some(other)) = (self.slots.all.get(judged.0), self.slots.all.get(peer.0)) else {
+            return vec![decided];
         };
-        let ids = self.selecting(slot, direction);
-        let names = |rule: &&SpecRule| {
-            rule.direction == direction && rule.peers.as_ref().is_some_and(|peers| peers.has(peer))
+        let mut found = Vec::new();
+        for rule in self.specs_of(judged, direction).flat_map(|spec| &spec.rules) {
+            if rule.direction != direction || !rule.peers.as_ref().is_some_and(|peers| peers.has(other)) {
+                continue;
+            }
+            if !fits(&rule.ports, direction, own, other, asked) {
+                continue;
+            }
+            found.push((rule.id, rule.rank));
+        }
+        let rank = found.iter().filter(|(id, _)| *id == decided).map(|(_, rank)| *rank).min();
+        let mut alike: Vec<RuleId> =
+            found.into_iter().filter(|(_, own)| Some(*own) == rank).map(|(id, _)| id).collect();
+        alike.sort_unstable();
+        alike.dedup();
+        if alike.is_empty() { vec![decided] } else { alike }
+    }
+
+    /// The rules that could allow something to this slot in this direction, and whether they name the peer.
+    pub fn allowing(
+        &self,
+        judged: IdentitySlot,
+        peer: IdentitySlot,
+        direction: Direction,
+    ) -> Vec<SpecRuleView<'_>> {
+        let other = self.slots.all.get(peer.0);
+        let mut views = Vec::new();
+        for spec in self.specs_of(judged, direction) {
+            for rule in spec.rules.iter().filter(|rule| rule.direction == direction && rule.allows()) {
+                let Some(name) = self.rules.get(rule.id) else { continue };
+                views.push(SpecRuleView {
+                    source: &spec.policy.source,
+                    list: name.list,
+                    index: name.index,
+                    ports: &rule.ports,
+                    direction,
+                    above: rule.above.as_deref(),
+                    names_peer: other.is_some_and(|other| rule.peers.as_ref().is_some_and(|p| p.has(other))),
+                });
+            }
+        }
+        views
+    }
+
+    /// Does the rule speak of this protocol and port between these two?
+    pub fn port_fits(
+        &self,
+        view: &SpecRuleView<'_>,
+        judged: IdentitySlot,
+        peer: IdentitySlot,
+        proto: u8,
+        port: u16,
+    ) -> bool {
+        let (Some(own), Some(other)) = (self.slots.all.get(judged.0), self.slots.all.get(peer.0)) else {
+            return false;
         };
-        ids.iter()
-            .filter_map(|id| self.specs.get(*id))
-            .flat_map(|spec| spec.rules.iter().filter(names).map(|rule| (&spec.policy, rule)))
-            .collect()
+        fits(view.ports, view.direction, own, other, Asked { proto, port })
     }
 
     /// How many identities each spec selects, in the order of the objects' names.

@@ -5,13 +5,14 @@
 //! peer decides. A `Pass` takes its peers out of the rest of its tier.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use sluice_core::tables::record::{PeerSetId, PolicyClass, PolicyEntry, PortRange, RuleId};
-use sluice_core::verdict::Action;
+use sluice_core::tables::record::{PolicyClass, PortRange, RuleId};
 
 use super::sets::{Definition, Peers};
 use super::slots::NamedPort;
-use crate::policy::Direction;
+use crate::policy::above::Above;
+use crate::policy::{Direction, Tier};
 
 /// What makes a class: whoever has the same key is judged alike.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ pub(crate) struct Class {
     pub users: u32,
     /// Peer sets that the record names.
     pub sets: Vec<u32>,
+    /// Hearings that its record names.
+    pub hearings: Vec<u32>,
     /// Port names of peers that the record was made with.
     pub peer_names: BTreeSet<(String, u8)>,
     pub told: Option<PolicyClass>,
@@ -46,27 +49,13 @@ pub(crate) enum Effect {
     Inspect,
     Dns,
     Allow,
-    #[expect(dead_code, reason = "only ClusterNetworkPolicy passes, and it is not read yet")]
     Pass,
-}
-
-impl Effect {
-    fn action(self, rule: RuleId) -> Option<Action> {
-        match self {
-            Self::Deny => Some(Action::Deny),
-            Self::Authenticate => Some(Action::Authenticate),
-            Self::Inspect => Some(Action::Inspect(rule.0)),
-            Self::Dns => Some(Action::Dns(rule.0)),
-            Self::Allow => Some(Action::Allow),
-            Self::Pass => None,
-        }
-    }
 }
 
 /// Where a rule stands among others: tier, priority, effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    pub tier: u8,
+    pub tier: Tier,
     pub priority: i64,
     pub effect: Effect,
 }
@@ -81,6 +70,7 @@ pub(crate) struct Item {
     pub rank: Rank,
     pub peers: Peers,
     pub rule: RuleId,
+    pub above: Option<Arc<Above>>,
 }
 
 /// One range before its peer sets have numbers.
@@ -89,7 +79,19 @@ pub(crate) struct Draft {
     pub proto: u16,
     pub first: u16,
     pub last: u16,
-    pub entries: Vec<(Definition, Action, RuleId)>,
+    pub entries: Vec<DraftEntry>,
+}
+
+/// Who is let through by which rule, if what they say above ports fits.
+pub(crate) type Allowing = (Peers, RuleId, Option<Arc<Above>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DraftEntry {
+    pub peers: Definition,
+    pub effect: Effect,
+    pub rule: RuleId,
+    /// Who is to be heard about what is said above ports: every rule that allows at this priority.
+    pub hearing: Arc<[Allowing]>,
 }
 
 /// Cut all items at each other's borders.
@@ -143,26 +145,39 @@ fn positions(items: &[Item], is_meant: impl Fn(&Item) -> bool) -> Vec<usize> {
 }
 
 /// The items of one range, in order, as entries; what an earlier one hides is left out.
-fn entries(items: &[Item], indexes: impl Iterator<Item = usize>) -> Vec<(Definition, Action, RuleId)> {
+fn entries(items: &[Item], indexes: impl Iterator<Item = usize>) -> Vec<DraftEntry> {
+    let items: Vec<&Item> = indexes.map(|index| &items[index]).collect();
     let mut entries = Vec::new();
     let mut seen: BTreeSet<&Peers> = BTreeSet::new();
     let mut passed: Vec<Peers> = Vec::new();
-    let mut tier = 0;
-    for item in indexes.map(|index| &items[index]) {
+    let mut hearing: Option<(i64, Arc<[_]>)> = None;
+    let mut tier = Tier::Admin;
+    for (at, item) in items.iter().enumerate() {
         if item.rank.tier != tier {
             tier = item.rank.tier;
             passed.clear();
+            hearing = None;
         }
         if passed.iter().any(|peers| peers.is_everybody() || *peers == item.peers)
             || seen.contains(&item.peers)
         {
             continue;
         }
-        let Some(action) = item.rank.effect.action(item.rule) else {
+        let effect = item.rank.effect;
+        if effect == Effect::Pass {
             passed.push(item.peers.clone());
             continue;
+        }
+        let heard = if matches!(effect, Effect::Inspect | Effect::Dns) {
+            let known = hearing.take().filter(|(priority, _)| *priority == item.rank.priority);
+            let (_, heard) =
+                hearing.insert(known.unwrap_or_else(|| (item.rank.priority, heard(&items[at..]))));
+            Arc::clone(heard)
+        } else {
+            Arc::default()
         };
-        entries.push((Definition { plus: item.peers.clone(), minus: passed.clone() }, action, item.rule));
+        let peers = Definition { plus: item.peers.clone(), minus: passed.clone() };
+        entries.push(DraftEntry { peers, effect, rule: item.rule, hearing: heard });
         // Those without a part of them may still be meant by a later entry.
         if passed.is_empty() {
             if item.peers.is_everybody() {
@@ -174,24 +189,11 @@ fn entries(items: &[Item], indexes: impl Iterator<Item = usize>) -> Vec<(Definit
     entries
 }
 
-/// The record, once every definition has its number.
-pub(crate) fn record(
-    drafts: Vec<Draft>,
-    key: &Key,
-    mut number: impl FnMut(Definition) -> PeerSetId,
-) -> PolicyClass {
-    let ranges = drafts
-        .into_iter()
-        .map(|draft| PortRange {
-            proto: draft.proto,
-            first: draft.first,
-            last: draft.last,
-            entries: draft
-                .entries
-                .into_iter()
-                .map(|(definition, action, rule)| PolicyEntry { peers: number(definition), action, rule })
-                .collect(),
-        })
-        .collect();
-    PolicyClass { default_deny: key.default_deny, audit: key.audit, ranges }
+/// All that allow at the priority of the first: one that is content with what is said is enough.
+fn heard(items: &[&Item]) -> Arc<[Allowing]> {
+    let first = items.first().map(|item| (item.rank.tier, item.rank.priority));
+    let alike = items.iter().take_while(|item| Some((item.rank.tier, item.rank.priority)) == first);
+    let allow =
+        alike.filter(|item| matches!(item.rank.effect, Effect::Inspect | Effect::Dns | Effect::Allow));
+    allow.map(|item| (item.peers.clone(), item.rule, item.above.clone())).collect()
 }

@@ -1,6 +1,7 @@
 //! Specs: policies with their demands resolved to atoms and their entries numbered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use sluice_core::tables::record::{PortRange, RuleId};
 
@@ -10,7 +11,8 @@ use super::numbered::Numbered;
 use super::sets::Peers;
 use super::slots::NamedPort;
 use crate::labels::{CLUSTER, NAMESPACE, Operator, Selector};
-use crate::policy::{Direction, Entity, Inspect, Peer, Policy, PortName, Ports, Rule, Source};
+use crate::policy::above::Above;
+use crate::policy::{self, Direction, Entity, Peer, Policy, PortName, Ports, Rule, Source};
 
 /// What a rule number stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +43,8 @@ pub(crate) struct SpecRule {
     /// `None`: nobody.
     pub peers: Option<Peers>,
     pub ports: Ports,
+    /// What it asks above ports, if it is to be heard there.
+    pub above: Option<Arc<Above>>,
 }
 
 impl SpecRule {
@@ -113,14 +117,15 @@ impl Rules {
 }
 
 pub(crate) fn rank(rule: &Rule) -> Rank {
-    let effect = match (rule.deny, rule.authenticate, rule.inspect) {
-        (true, _, _) => Effect::Deny,
-        (false, true, _) => Effect::Authenticate,
-        (false, false, Inspect::Other) => Effect::Inspect,
-        (false, false, Inspect::Dns) => Effect::Dns,
-        (false, false, Inspect::No) => Effect::Allow,
+    let effect = match (rule.effect, rule.authenticate, &rule.above) {
+        (policy::Effect::Deny, _, _) => Effect::Deny,
+        (policy::Effect::Pass, _, _) => Effect::Pass,
+        (policy::Effect::Allow, true, _) => Effect::Authenticate,
+        (policy::Effect::Allow, false, None) => Effect::Allow,
+        (policy::Effect::Allow, false, Some(above)) if above.is_dns() => Effect::Dns,
+        (policy::Effect::Allow, false, Some(_)) => Effect::Inspect,
     };
-    Rank { tier: 200, priority: 0, effect }
+    Rank { tier: rule.tier, priority: rule.priority, effect }
 }
 
 /// What a peer asks for, as far as it does not depend on other objects. `None`: everybody.
@@ -197,7 +202,15 @@ pub(crate) fn items(
 ) {
     let Some(peers) = &rule.peers else { return };
     let mut add = |proto: u16, first: u16, last: u16, peers: Peers| {
-        out.push(Item { proto, first, last, rank: rule.rank, peers, rule: rule.id });
+        out.push(Item {
+            proto,
+            first,
+            last,
+            rank: rule.rank,
+            peers,
+            rule: rule.id,
+            above: rule.above.clone(),
+        });
     };
     let Ports::Some(specs) = &rule.ports else {
         return add(PortRange::ANY_PROTO, 0, u16::MAX, peers.clone());

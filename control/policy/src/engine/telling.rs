@@ -2,17 +2,28 @@
 
 use std::collections::BTreeSet;
 
-use sluice_core::tables::record::{Change, ClassId, Identity, IdentitySlot, PeerSetId, RuleId};
+use sluice_core::tables::record::{
+    Change, ClassId, Identity, IdentitySlot, PeerSetId, PolicyClass, PolicyEntry, PortRange, RuleId,
+};
+use sluice_core::verdict::Action;
 
 use super::atoms::What;
-use super::classes::{self, Class, Effect, Item, Rank};
-use super::sets::Peers;
+use super::classes::{self, Allowing, Class, Draft, Effect, Item, Rank};
+use super::hearings::Heard;
+use super::sets::{Definition, Peers};
 use super::slots::{Role, Slot};
 use super::specs::{self, Spec};
 use super::{DIRECTIONS, Engine};
 use crate::config::Enforcement;
-use crate::labels::{Operator, Selector};
-use crate::policy::Direction;
+use crate::labels::{Label, Operator, Selector};
+use crate::policy::{Direction, Tier};
+
+/// What the making of a class took: to be given back when it is made again.
+#[derive(Default)]
+struct Taken {
+    sets: Vec<u32>,
+    hearings: Vec<u32>,
+}
 
 impl Engine {
     pub(super) fn settle(&mut self) -> Vec<Change> {
@@ -101,7 +112,8 @@ impl Engine {
         let always = match self.settings.enforcement {
             Enforcement::Never => return None,
             Enforcement::Always => slot.is_subject(),
-            Enforcement::Default => false,
+            // Who is not known yet is let through by rules alone.
+            Enforcement::Default => slot.key.labels.contains(&Label::reserved("init")),
         };
         let default_deny = always || policies().any(|policy| policy.denies_by_default(direction));
         if specs.is_empty() && !default_deny {
@@ -133,8 +145,14 @@ impl Engine {
             }
             return *id;
         }
-        let class =
-            Class { key: key.clone(), users: 1, sets: Vec::new(), peer_names: BTreeSet::new(), told: None };
+        let class = Class {
+            key: key.clone(),
+            users: 1,
+            sets: Vec::new(),
+            hearings: Vec::new(),
+            peer_names: BTreeSet::new(),
+            told: None,
+        };
         let specs = key.specs.clone();
         let id = self.classes.add(class);
         self.class_ids.insert(key, id);
@@ -160,6 +178,7 @@ impl Engine {
                 spec.classes.remove(&id);
             }
         }
+        class.hearings.into_iter().for_each(|hearing| self.hearings.give_back(hearing));
         self.leave_sets(class.sets);
         if class.told.is_some() {
             self.touched.gone.push(Change::Class(ClassId(id), None));
@@ -185,23 +204,56 @@ impl Engine {
                 specs::items(rule, &key.ports, &self.slots.named, &mut peer_names, &mut items);
             }
         }
-        let mut taken = Vec::new();
-        let record = classes::record(classes::drafts(items), &key, |definition| {
-            if definition.plus.is_everybody() && definition.minus.is_empty() {
-                return PeerSetId::ANY;
-            }
-            let set = self.sets.take(definition, &mut self.atoms, &mut self.slots, &mut self.touched.slots);
-            taken.push(set);
-            PeerSetId(set)
-        });
+        let mut taken = Taken::default();
+        let ranges = classes::drafts(items).into_iter().map(|draft| self.range(draft, &mut taken)).collect();
+        let record = PolicyClass { default_deny: key.default_deny, audit: key.audit, ranges };
         let Some(class) = self.classes.get_mut(id) else { return };
         class.peer_names = peer_names;
-        let before = std::mem::replace(&mut class.sets, taken);
+        let before = std::mem::replace(&mut class.sets, taken.sets);
+        let heard = std::mem::replace(&mut class.hearings, taken.hearings);
         if class.told.as_ref() != Some(&record) {
             class.told = Some(record.clone());
             changes.push(Change::Class(ClassId(id), Some(record)));
         }
+        heard.into_iter().for_each(|hearing| self.hearings.give_back(hearing));
         self.leave_sets(before);
+    }
+
+    fn range(&mut self, draft: Draft, taken: &mut Taken) -> PortRange {
+        let mut entries = Vec::with_capacity(draft.entries.len());
+        for entry in draft.entries {
+            let action = match entry.effect {
+                Effect::Deny | Effect::Pass => Action::Deny,
+                Effect::Authenticate => Action::Authenticate,
+                Effect::Inspect => Action::Inspect(self.take_hearing(&entry.hearing, taken)),
+                Effect::Dns => Action::Dns(self.take_hearing(&entry.hearing, taken)),
+                Effect::Allow => Action::Allow,
+            };
+            let peers = self.set(entry.peers, taken);
+            entries.push(PolicyEntry { peers, action, rule: entry.rule });
+        }
+        PortRange { proto: draft.proto, first: draft.first, last: draft.last, entries }
+    }
+
+    fn set(&mut self, definition: Definition, taken: &mut Taken) -> PeerSetId {
+        if definition.plus.is_everybody() && definition.minus.is_empty() {
+            return PeerSetId::ANY;
+        }
+        let set = self.sets.take(definition, &mut self.atoms, &mut self.slots, &mut self.touched.slots);
+        taken.sets.push(set);
+        PeerSetId(set)
+    }
+
+    fn take_hearing(&mut self, rules: &[Allowing], taken: &mut Taken) -> u32 {
+        let mut hearing = Vec::with_capacity(rules.len());
+        for (peers, rule, above) in rules {
+            let definition = Definition { plus: peers.clone(), minus: Vec::new() };
+            let peers = self.set(definition, taken);
+            hearing.push(Heard { peers, rule: *rule, above: above.clone() });
+        }
+        let id = self.hearings.take(hearing);
+        taken.hearings.push(id);
+        id
     }
 
     fn host_may_come_in(&self) -> Option<Item> {
@@ -209,12 +261,13 @@ impl Engine {
         selector.and("reserved", "host", Operator::Exists);
         let atom = self.atoms.find(&What::Labels(selector))?;
         Some(Item {
-            proto: sluice_core::tables::record::PortRange::ANY_PROTO,
+            proto: PortRange::ANY_PROTO,
             first: 0,
             last: u16::MAX,
-            rank: Rank { tier: 200, priority: 0, effect: Effect::Allow },
+            rank: Rank { tier: Tier::Normal, priority: 0, effect: Effect::Allow },
             peers: Peers { atoms: Some(vec![atom]), port: None },
             rule: RuleId(0),
+            above: None,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `networking.k8s.io/v1` NetworkPolicy, in Cilium's reading of it.
 
 use super::{
-    Direction, Inspect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Subject, peers,
+    Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Subject, Tier, peers,
 };
 use crate::decode::{Fields, Place, Problems};
 use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
@@ -40,7 +40,7 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
         }
     }
     let source = Source { kind: "NetworkPolicy", namespace, name: metadata.name };
-    Some(Policy { source, subject: Subject::Endpoints(subject), rules, default_deny })
+    Some(Policy { source, subject: Subject::Endpoints(subject), rules, default_deny, log: None })
 }
 
 fn selector(fields: &mut Fields<'_, '_>, key: &'static str) -> Option<Selector> {
@@ -75,12 +75,14 @@ fn rule(
         direction,
         list,
         index,
-        deny: false,
+        effect: Effect::Allow,
+        tier: Tier::Normal,
+        priority: 0,
         // Unlike in Cilium's own policies an empty list is everybody here.
         peers: if items.is_empty() { Peers::Anyone } else { Peers::Any(found) },
         ports: if listed.is_empty() { Ports::All } else { Ports::Some(ports) },
         authenticate: false,
-        inspect: Inspect::No,
+        above: None,
     }
 }
 

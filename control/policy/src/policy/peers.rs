@@ -136,8 +136,13 @@ pub fn service(node: &Node, place: Place, problems: &mut Problems) -> Option<Pee
     }
 }
 
-/// `toFQDNs`: a name or a pattern, lower case, with a dot at its end.
+/// `toFQDNs`.
 pub fn name(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> {
+    pattern(node, place, problems).map(Peer::Name)
+}
+
+/// A name or a pattern, lower case, with a dot at its end.
+pub fn pattern(node: &Node, place: Place, problems: &mut Problems) -> Option<String> {
     let mut fields = Fields::new(node, place, problems);
     let (exact, pattern) = (fields.text("matchName"), fields.text("matchPattern"));
     fields.deny_unknown();
@@ -154,8 +159,7 @@ pub fn name(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> 
         fields.error(node, format!("{text:?} is no DNS name{}", if stars { " or pattern" } else { "" }));
         return None;
     }
-    let text = text.trim().to_lowercase();
-    Some(Peer::Name(if text.ends_with('.') { text } else { format!("{text}.") }))
+    Some(crate::fqdn::normal(&text))
 }
 
 /// Is the list there, and is it there but empty? Cilium tells the two apart.
