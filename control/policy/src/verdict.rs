@@ -15,7 +15,9 @@ use sluice_core::tables::record::{IdentitySlot, RuleId};
 use sluice_core::verdict::{Action, DropReason};
 
 use crate::compile::Compiled;
+use crate::decode::Problems;
 use crate::engine::Asked as Port;
+use crate::objects::Objects;
 use crate::policy::Direction;
 use crate::policy::above::together;
 
@@ -39,6 +41,13 @@ impl Judge {
         let mut tables = Tables::default();
         tables.apply(&compiled.changes(), None).map_err(|error| error.to_string())?;
         Ok(Self { compiled, tables, names: Names::default(), texts: Texts::default() })
+    }
+
+    /// Take in a newer set of objects.
+    pub fn update(&mut self, objects: Objects, problems: Problems) -> Result<(), String> {
+        let changes = self.compiled.update(objects, problems);
+        self.texts = Texts::default();
+        self.tables.apply(&changes, None).map_err(|error| error.to_string()).map(drop)
     }
 
     pub fn tables(&self) -> &Tables {

@@ -96,7 +96,9 @@ pub(crate) struct DraftEntry {
 
 /// Cut all items at each other's borders.
 pub(crate) fn drafts(mut items: Vec<Item>) -> Vec<Draft> {
-    items.sort_by(|a, b| (a.rank, a.rule, &a.peers).cmp(&(b.rank, b.rule, &b.peers)));
+    // Among equals those that somebody wrote come before those that nobody did (rule 0).
+    let order = |item: &Item| (item.rank, item.rule.0.wrapping_sub(1));
+    items.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.peers.cmp(&b.peers)));
     let anywhere: Vec<usize> = positions(&items, |item| item.proto == PortRange::ANY_PROTO);
     let protos: BTreeSet<u16> = items.iter().map(|item| item.proto).collect();
     let mut drafts = Vec::new();
