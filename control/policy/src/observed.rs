@@ -34,7 +34,8 @@ pub fn describe(event: &FlowEvent, at: &str, names: &impl Naming) -> Value {
         "from": party(event.key.source(), event.key.sport, names),
         "to": party(event.key.destination(), event.key.dport, names),
         "proto": protocol(event.key.proto),
-        "is_reply": event.is_reply,
+        // Of what was dropped nobody knows whether it was a reply.
+        "is_reply": if matches!(event.kind, EventKind::Drop(_)) { Value::Null } else { json!(event.is_reply) },
         "source": {"identity": event.source, "labels": names.labels(event.source)},
         "destination": {"identity": event.destination, "labels": names.labels(event.destination)},
         "rule_text": sentence(&rules, &blamed),

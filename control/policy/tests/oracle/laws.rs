@@ -82,7 +82,7 @@ fn shuffle_all(value: &mut Value, random: &mut Random) {
             shuffle(list, random);
         }
         Value::Object(fields) => fields.values_mut().for_each(|item| shuffle_all(item, random)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 

@@ -101,7 +101,7 @@ fn asked(question: &Value) -> Asked {
         "ICMPv6" => 58,
         other => other.parse().unwrap(),
     };
-    let port = question["port"].as_u64().or(question["icmp_type"].as_u64()).unwrap_or(0);
+    let port = question["port"].as_u64().or_else(|| question["icmp_type"].as_u64()).unwrap_or(0);
     Asked { proto, port: u16::try_from(port).unwrap(), talk: Talk::read(question).unwrap() }
 }
 

@@ -166,7 +166,7 @@ fn check_ports(fields: &mut Fields<'_, '_>, kind: &str, ports: &[PortSpec]) {
     if kind != "dns" && ports.iter().any(|spec| spec.proto != 6) {
         fields.error(node, format!("{kind} rules are for protocol TCP alone"));
     }
-    let is_range = |spec: &PortSpec| matches!(spec.port, PortName::Range(first, last) if first != last);
+    let is_range = |spec: &PortSpec| matches!(spec.port, PortName::Range(first, last) if first != last && (first, last) != (0, u16::MAX));
     if kind == "dns" && ports.iter().any(is_range) {
         fields.error(node, "dns rules cannot stand on a range of ports");
     }
