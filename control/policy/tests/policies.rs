@@ -8,7 +8,7 @@ use serde_json::json;
 use sluice_policy::config::Options;
 use sluice_policy::objects;
 
-use shop::{ask, cnp, judge, judge_with, reason};
+use shop::{ask, ccnp, cnp, judge, judge_with, mistakes, reason};
 
 #[test]
 fn without_policy_everything_passes() {
@@ -87,4 +87,155 @@ fn order_of_policies_never_matters() {
         assert_eq!(reason(judge, "198.51.100.1", "shop/web", "TCP", 80), 181);
         assert_eq!(reason(judge, "203.0.113.1", "shop/web", "TCP", 80), 0);
     }
+}
+
+#[test]
+fn what_only_a_cloud_knows_selects_nothing() {
+    let policy = cnp(
+        "  egress: [{toGroups: [{aws: {securityGroupsIds: [sg-1]}}], toPorts: [{ports: [{port: '443'}]}]}]",
+    );
+    assert_eq!(reason(&mut judge(&policy), "shop/web", "198.51.100.1", "TCP", 443), 133);
+}
+
+#[test]
+fn what_was_removed_is_refused_with_advice() {
+    let told = mistakes(&cnp("  ingress: [{fromRequires: [{matchLabels: {a: b}}]}]"));
+    assert!(told.len() == 1 && told[0].contains("put the demands into fromEndpoints"), "{told:?}");
+    assert_eq!(mistakes(&cnp("  ingress: [{fromRequires: [], fromEntities: [all]}]")), Vec::<String>::new());
+}
+
+#[test]
+fn impossible_combinations_are_mistakes() {
+    for (rule, wrong) in [
+        ("ingress: [{toPorts: [{ports: [{port: '80', protocol: UDP}], rules: {http: [{}]}}]}]", "TCP alone"),
+        (
+            "ingress: [{toPorts: [{ports: [{port: '53'}], rules: {dns: [{matchPattern: '*'}]}}]}]",
+            "egress only",
+        ),
+        (
+            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: '(?=x)'}]}}]}]",
+            "RE2",
+        ),
+        (
+            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}], kafka: [{}]}}]}]",
+            "only one kind",
+        ),
+        (
+            "ingress: [{toPorts: [{ports: [{port: '80'}]}], icmps: [{fields: [{type: 8}]}]}]",
+            "cannot be in one rule",
+        ),
+        ("egress: [{toFQDNs: [{matchName: a.b}], toEntities: [world]}]", "only one kind of peer"),
+        ("egress: [{toFQDNs: [{matchName: a.b, matchPattern: '*'}]}]", "exactly one of matchName"),
+        ("egressDeny: [{toFQDNs: [{matchName: a.b}]}]", "unknown field"),
+        ("ingressDeny: [{authentication: {mode: required}}]", "unknown field"),
+        ("ingress: [{icmps: [{fields: [{type: Ping}]}]}]", "the name of a type"),
+        ("ingress: [{toPorts: [{ports: [{port: '80', protocol: ICMP}]}]}]", "use icmps"),
+        ("log: {value: a-text-that-is-longer-than-it-may-be}\n  ingress: [{}]", "32 printable"),
+        ("nodeSelector: {}\n  ingress: [{}]", "exactly one of endpointSelector and nodeSelector"),
+        ("ingress: []", "at least one of"),
+        (
+            "egress: [{toPorts: [{ports: [{port: '443', protocol: TCP}], serverNames: [a.b], rules: {http: [{}]}}]}]",
+            "terminatingTLS",
+        ),
+        ("ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}]}]", "outside 10.0.0.0/8"),
+    ] {
+        let told = mistakes(&cnp(&format!("  {rule}")));
+        assert!(told.iter().any(|line| line.contains(wrong)), "{rule}: {told:#?}");
+    }
+    let host = ccnp(
+        "  nodeSelector: {}\n  ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]",
+    );
+    assert!(mistakes(&host).iter().any(|line| line.contains("host policies")), "{:?}", mistakes(&host));
+}
+
+fn admin(rest: &str) -> String {
+    format!(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: a}}\nspec:\n  \
+         subject: {{namespaces: {{}}}}\n{rest}\n---\n"
+    )
+}
+
+#[test]
+fn tiers_are_asked_in_their_order() {
+    let normal = cnp("  ingress: [{fromEndpoints: [{matchLabels: {app: client}}]}]");
+    let baseline =
+        admin("  tier: Baseline\n  priority: 1\n  ingress: [{action: Deny, from: [{namespaces: {}}]}]");
+    let first = &mut judge(&(normal.clone() + &baseline));
+    assert_eq!(reason(first, "shop/client", "shop/web", "TCP", 80), 0, "the baseline comes last");
+    assert_eq!(reason(first, "shop/web", "shop/client", "TCP", 80), 181);
+    let before = admin("  tier: Admin\n  priority: 1\n  ingress: [{action: Deny, from: [{namespaces: {}}]}]");
+    assert_eq!(reason(&mut judge(&(normal.clone() + &before)), "shop/client", "shop/web", "TCP", 80), 181);
+    // Of two rules the first counts; Pass leaves the rest of its tier out.
+    let ordered = admin(
+        "  tier: Admin\n  priority: 1\n  ingress:\n    - {action: Pass, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}\n    \
+         - {action: Deny, from: [{namespaces: {}}]}",
+    );
+    let passed = &mut judge(&(normal + &ordered));
+    assert_eq!(reason(passed, "shop/client", "shop/web", "TCP", 80), 0);
+    assert_eq!(
+        reason(passed, "elsewhere/other", "shop/web", "TCP", 80),
+        133,
+        "passed on, and not allowed there"
+    );
+    assert_eq!(reason(passed, "shop/web", "shop/client", "TCP", 80), 181);
+}
+
+#[test]
+fn administrators_mistakes_are_told() {
+    for (rest, wrong) in [
+        ("  tier: Normal\n  priority: 1", "tier must be Admin or Baseline"),
+        ("  tier: Admin\n  priority: 2000", "2000 is not between 0 and 1000"),
+        ("  tier: Admin", "priority is missing"),
+        (
+            "  tier: Admin\n  priority: 1\n  egress: [{action: Deny, to: [{domainNames: [a.b]}]}]",
+            "for Accept alone",
+        ),
+        (
+            "  tier: Admin\n  priority: 1\n  ingress: [{action: Allow, from: [{namespaces: {}}]}]",
+            "Accept, Deny or Pass",
+        ),
+        (
+            "  tier: Admin\n  priority: 1\n  ingress: [{action: Deny, from: [{networks: [10.0.0.0/8]}]}]",
+            "unknown field",
+        ),
+        (
+            "  tier: Admin\n  priority: 1\n  ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 9, end: 8}}}}]}]",
+            "not below",
+        ),
+    ] {
+        let told = mistakes(&admin(rest));
+        assert!(told.iter().any(|line| line.contains(wrong)), "{rest}: {told:#?}");
+    }
+    // A peer of a kind that is not known yet keeps out what it would have kept out.
+    let unknown = "  tier: Admin\n  priority: 1\n  ingress: [{action: Pass, from: [{}]}]";
+    assert_eq!(reason(&mut judge(&admin(unknown)), "shop/client", "shop/web", "TCP", 80), 181);
+}
+
+#[test]
+fn names_live_as_long_as_their_time() {
+    let policy = cnp("  egress: [{toFQDNs: [{matchName: a.example.com}]}]");
+    let judge = &mut judge(&policy);
+    shop::learn(judge, "A.Example.com.", "198.51.100.1", 60);
+    let at = |judge: &mut sluice_policy::verdict::Judge, at: u32| {
+        let question = json!({"from": "shop/web", "to": "198.51.100.1", "port": 443, "at": at});
+        shop::number(&shop::say(judge, question))
+    };
+    assert_eq!((at(judge, 0), at(judge, 59), at(judge, 60)), (0, 0, 133));
+}
+
+#[test]
+fn a_rule_that_decides_is_named_with_all_that_say_the_same() {
+    let two = cnp("  ingress: [{fromEntities: [cluster]}, {fromEndpoints: [{matchLabels: {app: client}}]}]");
+    let rules = ask(&mut judge(&two), "shop/client", "shop/web", "TCP", 80)["ingress"]["rules"].clone();
+    let indexes: Vec<u64> =
+        rules.as_array().unwrap().iter().map(|rule| rule["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, [0, 1]);
+}
+
+#[test]
+fn the_word_on_a_smaller_path_is_never_kept_out() {
+    let judge = &mut judge(&cnp("  ingress: [{}]"));
+    let icmp = |code: u16| json!({"from": "198.51.100.1", "to": "shop/web", "proto": "ICMP", "icmp_type": 3, "icmp_code": code});
+    assert_eq!(shop::number(&shop::say(judge, icmp(4))), 0);
+    assert_eq!(shop::number(&shop::say(judge, icmp(1))), 133);
 }

@@ -73,7 +73,11 @@ impl Spec<'_> {
             for (index, (item, place)) in fields.list(list).unwrap_or_default().into_iter().enumerate() {
                 any = true;
                 seen[usize::from(direction == Direction::Egress)] = true;
-                rules.extend(self.rule(item, place, direction, list, index, deny, fields.problems));
+                let found = self.rule(item, place.clone(), direction, list, index, deny, fields.problems);
+                if matches!(subject, Some(Subject::Nodes(_))) {
+                    host_rules(item, &place, &found, fields.problems);
+                }
+                rules.extend(found);
             }
         }
         fields.text("description");
@@ -205,6 +209,9 @@ impl Spec<'_> {
         let (mut found, mut kinds, mut restricted) = (Vec::new(), Vec::new(), false);
         for key in keys {
             let Some(node) = fields.some(key) else { continue };
+            if key.ends_with("Requires") && is_empty_list(node) {
+                continue;
+            }
             restricted = true;
             if is_empty_list(node) {
                 continue;
@@ -237,7 +244,12 @@ impl Spec<'_> {
             return;
         }
         if key.ends_with("Groups") {
-            fields.error(node, format!("{key} needs a cloud provider's API; use a CiliumCIDRGroup"));
+            for (item, place) in fields.list(key).unwrap_or_default() {
+                cloud_group(item, place, fields.problems);
+            }
+            let what =
+                format!("{key} needs a cloud provider's API, so it selects nothing; use a CiliumCIDRGroup");
+            fields.warn(node, what);
             return;
         }
         if key.ends_with("Requires") {
@@ -288,4 +300,32 @@ fn log_value(node: &Node, place: Place, problems: &mut Problems) -> Option<Strin
         fields.error(node, "value may have 32 printable characters at most");
     }
     value
+}
+
+/// On nodes nobody reads what is said, but for DNS questions that they ask.
+fn host_rules(node: &Node, place: &Place, rules: &[Rule], problems: &mut Problems) {
+    let asks = |rule: &Rule| rule.above.as_ref().map(|above| above.is_dns());
+    let wrong = |rule: &Rule| match (asks(rule), rule.direction) {
+        (None, _) | (Some(true), Direction::Egress) => false,
+        (Some(_), _) => true,
+    };
+    if rules.iter().any(wrong) {
+        problems
+            .errors
+            .push(place.problem(node, "host policies may ask above ports for dns alone, and in egress"));
+    }
+}
+
+/// `aws`: read, so that mistakes are told; who is in it, only the provider knows.
+fn cloud_group(node: &Node, place: Place, problems: &mut Problems) {
+    let mut fields = Fields::new(node, place, problems);
+    let aws = fields.object("aws");
+    fields.deny_unknown();
+    let Some((node, place)) = aws else { return };
+    let mut fields = Fields::new(node, place, fields.problems);
+    fields.labels("labels");
+    fields.texts("securityGroupsIds");
+    fields.texts("securityGroupsNames");
+    fields.text("region");
+    fields.deny_unknown();
 }

@@ -17,8 +17,17 @@ pub struct CidrGroup {
 impl CidrGroup {
     pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Self {
         let mut prefixes = Vec::new();
-        if let Some(spec) = node.get("spec") {
-            let mut fields = Fields::new(spec, place.key("spec"), problems);
+        let mut whole = Fields::new(node, place, problems);
+        let spec = whole.object("spec");
+        for known in ["apiVersion", "kind", "metadata", "status"] {
+            whole.raw(known);
+        }
+        whole.deny_unknown();
+        if spec.is_none() {
+            whole.error(node, "a CiliumCIDRGroup needs a spec with externalCIDRs");
+        }
+        if let Some((spec, place)) = spec {
+            let mut fields = Fields::new(spec, place, whole.problems);
             for (text, node, place) in fields.texts("externalCIDRs") {
                 match prefix(&text) {
                     Ok(prefix) => prefixes.push(prefix),

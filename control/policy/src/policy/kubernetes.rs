@@ -10,11 +10,17 @@ use crate::tree::{Node, Value};
 
 pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Option<Policy> {
     let namespace = if metadata.namespace.is_empty() { "default".to_owned() } else { metadata.namespace };
-    let Some(spec) = node.get("spec") else {
-        problems.errors.push(place.problem(node, "a NetworkPolicy needs a spec"));
+    let mut whole = Fields::new(node, place, problems);
+    let spec = whole.object("spec");
+    for known in ["apiVersion", "kind", "metadata", "status"] {
+        whole.raw(known);
+    }
+    whole.deny_unknown();
+    let Some((spec, place)) = spec else {
+        whole.error(node, "a NetworkPolicy needs a spec");
         return None;
     };
-    let mut fields = Fields::new(spec, place.key("spec"), problems);
+    let mut fields = Fields::new(spec, place, whole.problems);
     let mut subject = selector(&mut fields, "podSelector").unwrap_or_default();
     subject.force(NAMESPACE, &namespace);
     let (ingress, egress) = (fields.list("ingress"), fields.list("egress"));

@@ -116,7 +116,11 @@ pub fn icmp_rules(items: &[(&Node, Place)], problems: &mut Problems) -> Ports {
     let mut specs = Vec::new();
     for (node, place) in items {
         let mut fields = Fields::new(node, place.clone(), problems);
-        for (node, place) in fields.list("fields").unwrap_or_default() {
+        let listed = fields.list("fields").unwrap_or_default();
+        if listed.len() > MOST {
+            fields.error(node, format!("fields may have {MOST} items at most"));
+        }
+        for (node, place) in listed {
             let mut fields = Fields::new(node, place, fields.problems);
             let family = fields.text("family").unwrap_or_else(|| "IPv4".to_owned());
             let kind = fields.some("type");

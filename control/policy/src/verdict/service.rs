@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use sluice_core::emit::mapped;
 use sluice_core::flow_key::FlowKey;
-use sluice_core::tables::ipcache::Row;
 use sluice_core::tables::record::FrontendKey;
 use sluice_core::tables::service::Match;
 use sluice_core::verdict::DropReason;
@@ -44,11 +43,15 @@ impl Judge {
             return Err(format!("there is no service {name} with a frontend"));
         }
         let fits = own.filter(|one| one.key.port == asked.port && one.key.proto == asked.proto);
-        // One of the family that the flow has, else of any.
-        let best = fits.min_by_key(|one| v4.is_some_and(|v4| one.key.ip.is_ipv4() != v4));
+        let outside = {
+            let row = self.row(from);
+            row.world || row.number == 0
+        };
+        // One of the family that the flow has, and of the side that it comes from; else any.
+        let best =
+            fits.min_by_key(|one| (v4.is_some_and(|v4| one.key.ip.is_ipv4() != v4), one.external != outside));
         Ok(match best {
-            // A service asked for by its name is asked for from inside.
-            Some(one) => self.frontend(one.key, asked, from, true),
+            Some(one) => self.frontend(one.key, asked, from),
             None => Target::nobody(None, DropReason::NoBackend),
         })
     }
@@ -57,7 +60,7 @@ impl Judge {
         let Side::Address(ip) = to else { return Target::plain(to) };
         let key = FrontendKey { ip, port: asked.port, proto: asked.proto };
         if self.tables.services.frontend(key).is_some() {
-            return self.frontend(key, asked, from, false);
+            return self.frontend(key, asked, from);
         }
         let whole = FrontendKey { ip, port: 0, proto: 0 };
         if self.tables.services.frontend(whole).is_some() && matches!(asked.proto, 6 | 17 | 132) {
@@ -66,7 +69,7 @@ impl Judge {
         Target::plain(to)
     }
 
-    fn frontend(&self, key: FrontendKey, asked: &Question, from: Side, inside: bool) -> Target {
+    fn frontend(&self, key: FrontendKey, asked: &Question, from: Side) -> Target {
         let src = match from {
             Side::Address(ip) => ip,
             Side::Reserved(_) if key.ip.is_ipv4() => IpAddr::from([0, 0, 0, 0]),
@@ -85,10 +88,7 @@ impl Judge {
             std::net::SocketAddr::new(key.ip, key.port),
             crate::observed::protocol(key.proto)
         );
-        let row = self.row(from);
-        let insider = Row::default();
-        let as_who = if inside { &insider } else { row };
-        match self.tables.services.lookup(&flow, as_who) {
+        match self.tables.services.lookup(&flow, self.row(from)) {
             Match::Service(_, service) => {
                 let hash = self.tables.services.hash(&flow, service.record.affinity_seconds > 0);
                 match service.pick(hash) {

@@ -383,6 +383,16 @@ fn cilium_rule(random: &mut Random, egress: bool, deny: bool) -> Value {
     rule
 }
 
+/// Host policies ask for nothing above ports.
+fn ports_alone(rules: &mut Value) {
+    for port_rule in rules.as_array_mut().into_iter().flatten().filter_map(|rule| rule.get_mut("toPorts")) {
+        for port_rule in port_rule.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            port_rule.remove("rules");
+            port_rule.remove("serverNames");
+        }
+    }
+}
+
 fn cilium(random: &mut Random, name: &str, namespace: Option<&str>) -> Value {
     let on_nodes = namespace.is_none() && random.one_in(4);
     let mut spec = if on_nodes {
@@ -399,6 +409,9 @@ fn cilium(random: &mut Random, name: &str, namespace: Option<&str>) -> Value {
             (true, true) => "egressDeny",
         };
         spec[list] = json!(some(random, 3, |r| cilium_rule(r, egress, deny)));
+        if on_nodes {
+            ports_alone(&mut spec[list]);
+        }
     }
     if random.one_in(4) {
         spec["enableDefaultDeny"] = json!({"ingress": random.one_in(2), "egress": random.one_in(2)});

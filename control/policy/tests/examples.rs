@@ -1,0 +1,100 @@
+//! Every example in `configs/policies` means what its header says.
+//!
+//! A header line is `FROM -> TO PROTO PORT [JSON]: VERDICT [REASON]` (for ICMP the type in the place of the port), or
+//! `learn NAME ADDRESS`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sluice_policy::compile::Compiled;
+use sluice_policy::config::Options;
+use sluice_policy::objects;
+use sluice_policy::verdict::Judge;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/policies")
+}
+
+fn examples() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("world.yaml") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn options() -> Options {
+    Options { node: "edge".to_owned(), ..Options::default() }
+}
+
+/// One expectation as a question and its answer.
+fn expectation(line: &str) -> Option<(Value, &str)> {
+    let (from, rest) = line.split_once(" -> ")?;
+    let (asked, expected) = rest.rsplit_once(": ")?;
+    let (plain, more) =
+        asked.split_once(" {").map_or((asked, None), |(plain, more)| (plain, Some(format!("{{{more}"))));
+    let mut words = plain.split(' ');
+    let (to, proto, port) = (words.next()?, words.next()?, words.next().unwrap_or("0"));
+    let mut question = more.map_or(json!({}), |more| serde_json::from_str(&more).unwrap());
+    question["from"] = json!(from);
+    question["to"] = json!(to);
+    question["proto"] = json!(proto);
+    let key = if proto.starts_with("ICMP") { "icmp_type" } else { "port" };
+    question[key] = json!(port.parse::<u16>().unwrap());
+    Some((question, expected))
+}
+
+fn judge_by_header(path: &Path) -> usize {
+    let text = std::fs::read_to_string(path).unwrap();
+    let world = folder().join("world.yaml");
+    let (objects, problems) = objects::load(&[world, path.to_owned()], &options().limits);
+    assert!(problems.is_ok(), "{problems}");
+    let mut judge = Judge::new(Compiled::new(objects, options(), problems)).unwrap();
+    let mut judged = 0;
+    for line in text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim) {
+        if let Some(learned) = line.strip_prefix("learn ") {
+            let (name, ip) = learned.split_once(' ').unwrap();
+            assert_eq!(
+                judge.line(&json!({"learn": {"name": name, "ips": [ip], "ttl": 60}}).to_string()),
+                Ok(None)
+            );
+            continue;
+        }
+        let Some((question, expected)) = expectation(line) else { continue };
+        let answer = judge.line(&question.to_string()).unwrap().unwrap();
+        let reason = answer["drop_reason"].as_u64().map_or_else(String::new, |reason| format!(" {reason}"));
+        let got = format!("{}{reason}", answer["verdict"].as_str().unwrap());
+        assert_eq!(got, expected, "{}: {line}\n{answer:#}", path.display());
+        judged += 1;
+    }
+    judged
+}
+
+#[test]
+fn every_example_means_what_it_says() {
+    let examples = examples();
+    assert!(examples.len() >= 50, "only {} examples", examples.len());
+    for path in &examples {
+        assert!(judge_by_header(path) > 0, "{} expects nothing", path.display());
+    }
+}
+
+#[test]
+fn all_examples_can_stand_side_by_side() {
+    let (objects, problems) = objects::load(&[folder()], &options().limits);
+    assert!(problems.is_ok(), "{problems}");
+    let count = objects.policies.len();
+    let judge = Judge::new(Compiled::new(objects, options(), problems)).unwrap();
+    assert!(judge.compiled.engine.policies().len() == count && count >= 50);
+}
