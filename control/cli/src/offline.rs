@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sluice_core::tables::record::FrontendKey;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::{self, Gateway, OPTIONS, Options};
+use sluice_policy::lint::lint;
 use sluice_policy::objects;
 use sluice_policy::verdict::Judge;
 
@@ -77,7 +78,13 @@ pub fn check(args: &Check) -> Result<Answer> {
     let (objects, problems) = objects::load(&args.paths, &options.limits);
     let errors = problems.errors.clone();
     let warnings = match problems.is_ok() {
-        true => Compiled::new(objects, options, problems).warnings,
+        true => {
+            let compiled = Compiled::new(objects, options, problems);
+            let mut warnings = lint(&compiled);
+            warnings.extend(compiled.warnings);
+            warnings.sort();
+            warnings
+        }
         false => problems.warnings,
     };
     let bad = !errors.is_empty() || (args.strict && !warnings.is_empty());

@@ -7,7 +7,6 @@ mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluice_core::tables::record::{Change, Records, RuleId, diff, merge};
@@ -68,8 +67,7 @@ impl Compiled {
         changes.extend(self.newer_services(services));
         merge(&mut self.records, &changes);
         self.warnings = problems.warnings;
-        let dangling = self.engine.dangling();
-        self.warnings.extend(dangling.into_iter().map(|(source, what)| warning(source, what)));
+        self.warnings.extend(self.engine.dangling());
         changes
     }
 
@@ -122,20 +120,6 @@ impl Compiled {
 
 pub(crate) fn source_json(source: &Source) -> Value {
     json!({"kind": source.kind, "namespace": source.namespace, "name": source.name})
-}
-
-fn warning(source: &Source, what: String) -> Problem {
-    let name = match source.namespace.as_str() {
-        "" => source.name.clone(),
-        namespace => format!("{namespace}/{}", source.name),
-    };
-    Problem {
-        file: Arc::from(format!("{} {name}", source.kind)),
-        line: 0,
-        column: 0,
-        field: String::new(),
-        what,
-    }
 }
 
 impl Naming for Compiled {

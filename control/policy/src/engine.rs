@@ -114,6 +114,8 @@ pub struct Engine {
     /// Specs whose peers depend on services, or on groups by their labels.
     on_services: BTreeSet<u32>,
     on_groups: BTreeSet<u32>,
+    /// Specs that refer to groups by name, which may not be there.
+    names_groups: BTreeSet<u32>,
     rules: Rules,
     numbers: Numbers,
     addresses: addresses::Addresses,
@@ -155,6 +157,7 @@ impl Engine {
             spec_ids: BTreeMap::new(),
             on_services: BTreeSet::new(),
             on_groups: BTreeSet::new(),
+            names_groups: BTreeSet::new(),
             rules: Rules::new(),
             numbers,
             addresses: addresses::Addresses::default(),
@@ -233,6 +236,7 @@ impl Engine {
         }
         self.on_services.remove(&id);
         self.on_groups.remove(&id);
+        self.names_groups.remove(&id);
         self.touched.classes.extend(&spec.classes);
         spec.held.into_iter().for_each(|atom| self.give_atom(atom));
     }
@@ -297,14 +301,18 @@ impl Engine {
         let policy = spec.policy.clone();
         let mut held = vec![spec.subject];
         let mut rules = Vec::with_capacity(policy.rules.len());
-        let (mut on_services, mut on_groups) = (false, false);
+        let (mut on_services, mut on_groups, mut names_groups) = (false, false, false);
         for rule in &policy.rules {
             let peers = match &rule.peers {
                 RulePeers::Anyone => Some(Peers::everybody()),
                 RulePeers::Any(list) => {
                     on_services |= list.iter().any(|peer| matches!(peer, Peer::Service { .. }));
-                    on_groups |=
-                        list.iter().any(|peer| matches!(peer, Peer::Group { selector: Some(_), .. }));
+                    let by = |label: bool| {
+                        let is = |peer: &Peer| matches!(peer, Peer::Group { selector, .. } if selector.is_some() == label);
+                        list.iter().any(is)
+                    };
+                    on_groups |= by(true);
+                    names_groups |= by(false);
                     self.peers(list, &mut held)
                 }
             };
@@ -321,6 +329,7 @@ impl Engine {
         }
         file(&mut self.on_services, id, on_services);
         file(&mut self.on_groups, id, on_groups);
+        file(&mut self.names_groups, id, names_groups);
         let Some(spec) = self.specs.get_mut(id) else { return };
         spec.rules = rules;
         let before = std::mem::replace(&mut spec.held, held);

@@ -19,5 +19,6 @@ pub mod fqdn;
 pub mod identity;
 
 pub mod config;
+pub mod lint;
 pub mod observed;
 pub mod verdict;

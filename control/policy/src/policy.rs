@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use sluice_core::tables::record::Prefix;
 
+use crate::decode::{Place, Problem};
 use crate::labels::{Label, LabelSet, Selector};
+use crate::tree::Node;
 
 /// Where a rule comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +40,35 @@ pub struct Policy {
     pub default_deny: [bool; 2],
     /// What to add to flows that it decides (`log.value`).
     pub log: Option<String>,
+    pub at: Spot,
 }
+
+/// Where something is written. Two things that say the same are the same wherever they stand.
+#[derive(Clone, Debug)]
+pub struct Spot {
+    pub place: Place,
+    pub line: u32,
+    pub column: u32,
+}
+
+impl Spot {
+    pub fn new(node: &Node, place: &Place) -> Self {
+        Self { place: place.clone(), line: node.line, column: node.column }
+    }
+
+    pub fn problem(&self, what: String) -> Problem {
+        let Place { file, field } = self.place.clone();
+        Problem { file, line: self.line, column: self.column, field, what }
+    }
+}
+
+impl PartialEq for Spot {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Spot {}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -64,6 +94,7 @@ pub struct Rule {
     pub authenticate: bool,
     /// What is asked of the data above TCP and UDP.
     pub above: Option<Arc<above::Above>>,
+    pub at: Spot,
 }
 
 /// What a rule does to those that it fits.

@@ -46,7 +46,7 @@ fn expectation(line: &str) -> Option<(Value, &str)> {
         asked.split_once(" {").map_or((asked, None), |(plain, more)| (plain, Some(format!("{{{more}"))));
     let mut words = plain.split(' ');
     let (to, proto, port) = (words.next()?, words.next()?, words.next().unwrap_or("0"));
-    let mut question = more.map_or(json!({}), |more| serde_json::from_str(&more).unwrap());
+    let mut question = more.map_or_else(|| json!({}), |more| serde_json::from_str(&more).unwrap());
     question["from"] = json!(from);
     question["to"] = json!(to);
     question["proto"] = json!(proto);

@@ -1,5 +1,6 @@
 //! Questions about what is compiled: who has an address, which rules there are, who enforces.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sluice_core::tables::record::{IdentitySlot, PeerSetId, RuleId};
@@ -7,11 +8,12 @@ use sluice_core::tables::record::{IdentitySlot, PeerSetId, RuleId};
 use super::addresses::Owner;
 use super::hearings::Hearing;
 use super::slots::Slot;
-use super::specs::{RuleName, Spec};
+use super::specs::{self, RuleName, Spec};
 use super::{Engine, atoms::What};
+use crate::decode::Problem;
 use crate::labels::LabelSet;
 use crate::policy::above::Above;
-use crate::policy::{Direction, Peer, Peers, Policy, PortName, Ports, Source};
+use crate::policy::{Direction, Peer, Peers, Policy, PortName, Ports, Source, Spot};
 
 /// Who is meant by an address or a name.
 #[derive(Clone, Debug)]
@@ -208,6 +210,13 @@ impl Engine {
         fits(view.ports, view.direction, own, other, Asked { proto, port })
     }
 
+    /// Where a rule is written.
+    pub fn rule_spot(&self, name: &RuleName) -> Option<&Spot> {
+        let id = self.spec_ids.get(&(name.source.clone(), name.spec))?;
+        let rules = &self.specs.get(*id)?.policy.rules;
+        rules.iter().find(|rule| rule.list == name.list && rule.index == name.index).map(|rule| &rule.at)
+    }
+
     /// How many identities each spec selects, in the order of the objects' names.
     pub fn policies(&self) -> Vec<(&Policy, usize)> {
         let specs = self.spec_ids.values().filter_map(|id| self.specs.get(*id));
@@ -236,19 +245,50 @@ impl Engine {
     }
 
     /// References that lead nowhere: they select nothing.
-    pub fn dangling(&self) -> Vec<(&Source, String)> {
+    pub fn dangling(&self) -> Vec<Problem> {
         let mut found = Vec::new();
-        for spec in self.spec_ids.values().filter_map(|id| self.specs.get(*id)) {
+        for spec in self.on_others() {
             for rule in &spec.policy.rules {
                 let Peers::Any(peers) = &rule.peers else { continue };
-                for peer in peers {
-                    if let Some(what) = self.leads_nowhere(peer) {
-                        found.push((&spec.policy.source, format!("{}[{}]: {what}", rule.list, rule.index)));
-                    }
-                }
+                found.extend(
+                    peers
+                        .iter()
+                        .filter_map(|peer| self.leads_nowhere(peer))
+                        .map(|what| rule.at.problem(what)),
+                );
             }
         }
         found
+    }
+
+    /// Specs that refer to services, or to groups by name.
+    fn on_others(&self) -> impl Iterator<Item = &Spec> {
+        let ids: BTreeSet<u32> = self.on_services.union(&self.names_groups).copied().collect();
+        ids.into_iter().filter_map(|id| self.specs.get(id))
+    }
+
+    /// How many identities a peer selects by labels; nothing for what is no selector.
+    pub fn selects(&self, peer: &Peer) -> Option<usize> {
+        let what = match peer {
+            Peer::Endpoints(_) | Peer::Nodes(_) => {
+                specs::demands(peer, &self.settings.cluster)?.into_iter().next()?
+            }
+            Peer::Cidr { .. }
+            | Peer::Group { .. }
+            | Peer::Entity(_)
+            | Peer::Service { .. }
+            | Peer::Name(_) => {
+                return None;
+            }
+        };
+        let atom = self.atoms.find(&what).and_then(|id| self.atoms.all.get(id));
+        Some(atom.map_or(0, |atom| atom.slots.len()))
+    }
+
+    /// Every slot that can be a policy's subject, with the policies that have something to say to it.
+    pub fn subjects(&self, direction: Direction) -> impl Iterator<Item = (IdentitySlot, Vec<&Policy>)> {
+        let slots = self.slots.all.iter().map(|(id, _)| IdentitySlot(id));
+        slots.map(move |slot| (slot, self.specs_of(slot, direction).map(|spec| &spec.policy).collect()))
     }
 
     fn leads_nowhere(&self, peer: &Peer) -> Option<String> {

@@ -3,7 +3,7 @@
 
 use super::peers::{self, is_empty_list};
 use super::ports::{PortRules, icmp_rules, port_rules};
-use super::{Direction, Effect, Peer, Peers, Policy, Ports, Rule, Source, Subject, Tier};
+use super::{Direction, Effect, Peer, Peers, Policy, Ports, Rule, Source, Spot, Subject, Tier};
 use crate::decode::{Fields, Place, Problems};
 use crate::labels::{NAMESPACE, Operator, Selector};
 use crate::objects::Metadata;
@@ -59,6 +59,7 @@ struct Spec<'a> {
 
 impl Spec<'_> {
     fn read(&self, node: &Node, place: Place, problems: &mut Problems) -> Option<Policy> {
+        let at = Spot::new(node, &place);
         let mut fields = Fields::new(node, place, problems);
         let subject = self.subject(&mut fields);
         let defaults = fields.object("enableDefaultDeny").map(|(node, place)| {
@@ -89,7 +90,7 @@ impl Spec<'_> {
             return None;
         }
         let default_deny = [for_ingress.unwrap_or(seen[0]), for_egress.unwrap_or(seen[1])];
-        Some(Policy { source: self.source.clone(), subject: subject?, rules, default_deny, log })
+        Some(Policy { source: self.source.clone(), subject: subject?, rules, default_deny, log, at })
     }
 
     fn subject(&self, fields: &mut Fields<'_, '_>) -> Option<Subject> {
@@ -136,6 +137,7 @@ impl Spec<'_> {
         deny: bool,
         problems: &mut Problems,
     ) -> Vec<Rule> {
+        let at = Spot::new(node, &place);
         let mut fields = Fields::new(node, place, problems);
         let (peers, restricted) = self.peers(&mut fields, direction, deny);
         let ports = fields.list("toPorts");
@@ -168,6 +170,7 @@ impl Spec<'_> {
             ports,
             authenticate,
             above,
+            at: at.clone(),
         };
         port_rules.into_iter().map(rule).collect()
     }

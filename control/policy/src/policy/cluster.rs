@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use super::above::{Above, Hands, Kind};
-use super::{Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Subject, Tier};
+use super::{
+    Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Spot, Subject, Tier,
+};
 use crate::decode::{Fields, Place, Problems, prefix};
 use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
 use crate::objects::Metadata;
@@ -26,6 +28,7 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
         whole.error(node, "a ClusterNetworkPolicy needs a spec");
         return None;
     };
+    let at = Spot::new(spec, &place);
     let mut fields = Fields::new(spec, place, whole.problems);
     let (tier, priority) = (fields.text("tier"), fields.int("priority", 0, 1000));
     let subject = fields.object("subject");
@@ -61,11 +64,19 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
         }
         for (index, (item, place)) in items.into_iter().enumerate() {
             let order = priority * 100 + i64::try_from(index).unwrap_or(i64::MAX);
-            let reader = Reader { direction, list, index, tier, priority: order };
+            let at = Spot::new(item, &place);
+            let reader = Reader { direction, list, index, tier, priority: order, at };
             rules.extend(reader.rule(item, place, peers, fields.problems));
         }
     }
-    Some(Policy { source, subject: Subject::Endpoints(subject?), rules, default_deny: [false; 2], log: None })
+    Some(Policy {
+        source,
+        subject: Subject::Endpoints(subject?),
+        rules,
+        default_deny: [false; 2],
+        log: None,
+        at,
+    })
 }
 
 /// `{namespaces: …}` or `{pods: {namespaceSelector, podSelector}}`.
@@ -111,6 +122,7 @@ struct Reader {
     index: usize,
     tier: Tier,
     priority: i64,
+    at: Spot,
 }
 
 impl Reader {
@@ -176,6 +188,7 @@ impl Reader {
             ports,
             authenticate: false,
             above: None,
+            at: self.at.clone(),
         }
     }
 

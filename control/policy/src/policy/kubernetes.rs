@@ -1,7 +1,8 @@
 //! `networking.k8s.io/v1` NetworkPolicy, in Cilium's reading of it.
 
 use super::{
-    Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Subject, Tier, peers,
+    Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Spot, Subject, Tier,
+    peers,
 };
 use crate::decode::{Fields, Place, Problems};
 use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
@@ -20,6 +21,7 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
         whole.error(node, "a NetworkPolicy needs a spec");
         return None;
     };
+    let at = Spot::new(spec, &place);
     let mut fields = Fields::new(spec, place, whole.problems);
     let mut subject = selector(&mut fields, "podSelector").unwrap_or_default();
     subject.force(NAMESPACE, &namespace);
@@ -46,7 +48,7 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
         }
     }
     let source = Source { kind: "NetworkPolicy", namespace, name: metadata.name };
-    Some(Policy { source, subject: Subject::Endpoints(subject), rules, default_deny, log: None })
+    Some(Policy { source, subject: Subject::Endpoints(subject), rules, default_deny, log: None, at })
 }
 
 fn selector(fields: &mut Fields<'_, '_>, key: &'static str) -> Option<Selector> {
@@ -64,6 +66,7 @@ fn rule(
     namespace: &str,
     problems: &mut Problems,
 ) -> Rule {
+    let at = Spot::new(node, &place);
     let mut fields = Fields::new(node, place, problems);
     let key = if direction == Direction::Ingress { "from" } else { "to" };
     let items = fields.list(key).unwrap_or_default();
@@ -89,6 +92,7 @@ fn rule(
         ports: if listed.is_empty() { Ports::All } else { Ports::Some(ports) },
         authenticate: false,
         above: None,
+        at,
     }
 }
 
