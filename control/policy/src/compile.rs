@@ -3,6 +3,7 @@
 //! A [`Compiled`] is a set of objects, understood. It takes in a newer set by what differs, and says what the dataplane
 //! must change for it.
 
+mod edit;
 mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use crate::observed::Naming;
 use crate::policy::{Direction, Policy, Source};
 use crate::service::Service;
 use crate::service::frontends::{self, Shown};
+
+pub use edit::Edit;
 
 /// A set of objects, understood.
 #[derive(Clone, Debug)]
@@ -61,10 +64,7 @@ impl Compiled {
         let differing = differences(&self.objects, &objects);
         self.objects = objects;
         let mut changes = self.engine.apply(differing);
-        self.frontends = frontends::all(&self.objects, &self.options);
-        let mut services = frontends::changes(&self.frontends);
-        services.push(Change::Settings(self.options.settings.clone()));
-        changes.extend(self.newer_services(services));
+        changes.extend(self.frontends_anew());
         merge(&mut self.records, &changes);
         self.warnings = problems.warnings;
         self.warnings.extend(self.engine.dangling());
@@ -76,6 +76,13 @@ impl Compiled {
         let changes = self.engine.apply([ObjectChange::Name(crate::fqdn::normal(name), addresses)]);
         merge(&mut self.records, &changes);
         changes
+    }
+
+    fn frontends_anew(&mut self) -> Vec<Change> {
+        self.frontends = frontends::all(&self.objects, &self.options);
+        let mut services = frontends::changes(&self.frontends);
+        services.push(Change::Settings(self.options.settings.clone()));
+        self.newer_services(services)
     }
 
     /// What differs between the services as they were told and these.
