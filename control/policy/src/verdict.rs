@@ -118,28 +118,21 @@ impl Judge {
     }
 
     /// The identity behind a side.
-    fn row(&self, side: Side) -> &Row {
+    fn slot(&self, side: Side) -> IdentitySlot {
         match side {
-            Side::Address(ip) => self.tables.ipcache.lookup(mapped(ip), ip.is_ipv4()),
-            Side::Reserved(number) => {
-                let slot = self.compiled.engine.reserved_slot(number);
-                self.tables.ipcache.row(slot.map_or(0, |slot| slot.0))
-            }
+            Side::Address(ip) => self.tables.ipcache.slot(mapped(ip), ip.is_ipv4()),
+            Side::Reserved(number) => self.compiled.engine.reserved_slot(number).unwrap_or_default(),
         }
     }
 
-    fn slot(&self, side: Side) -> IdentitySlot {
-        let found = match side {
-            Side::Address(ip) => self.compiled.engine.slot_of(ip),
-            Side::Reserved(number) => self.compiled.engine.reserved_slot(number),
-        };
-        found.unwrap_or_default()
+    fn row(&self, slot: IdentitySlot) -> &Row {
+        self.tables.ipcache.row(slot.0)
     }
 
     fn policies(&self, from: Side, to: Side, asked: &Question) -> Answer {
         let (source, destination) = (self.slot(from), self.slot(to));
-        let parts = [(from, to, Direction::Egress), (to, from, Direction::Ingress)]
-            .map(|(judged, peer, direction)| self.direction(judged, peer, direction, asked));
+        let sides = [(source, destination, Direction::Egress), (destination, source, Direction::Ingress)];
+        let parts = sides.map(|(judged, peer, direction)| self.direction(judged, peer, direction, asked));
         let verdicts = parts.each_ref().map(|part| part.verdict);
         let strongest = ["DROPPED", "AUDIT", "REDIRECTED"].into_iter().find(|one| verdicts.contains(one));
         let verdict = strongest.unwrap_or("FORWARDED");
@@ -147,8 +140,14 @@ impl Judge {
         Answer { id: Value::Null, verdict, reason, parts, source, destination, frontend: None, backend: None }
     }
 
-    fn direction(&self, judged: Side, peer: Side, direction: Direction, asked: &Question) -> Part {
-        let (row, slot) = (self.row(judged), self.slot(judged));
+    fn direction(
+        &self,
+        slot: IdentitySlot,
+        peer: IdentitySlot,
+        direction: Direction,
+        asked: &Question,
+    ) -> Part {
+        let row = self.row(slot);
         let class = if direction == Direction::Egress { row.egress } else { row.ingress };
         let enforced = class.is_some() && self.compiled.engine.is_enforced(slot, direction);
         let mut part = Part { enforced, verdict: "FORWARDED", reason: None, rules: Vec::new(), judged: slot };
@@ -159,7 +158,7 @@ impl Judge {
         let decision = self.tables.policies.decide(class, self.row(peer), asked.proto, asked.policy_port);
         let port = Port { proto: asked.proto, port: asked.policy_port };
         (part.verdict, part.reason) = outcome(&decision);
-        part.rules = self.compiled.engine.deciding(slot, self.slot(peer), direction, port, decision.rule);
+        part.rules = self.compiled.engine.deciding(slot, peer, direction, port, decision.rule);
         if let Some(Action::Dns(hearing) | Action::Inspect(hearing)) = decision.action
             && !asked.talk.is_empty()
         {
@@ -169,7 +168,7 @@ impl Judge {
     }
 
     /// Above ports the question itself says what was said.
-    fn hear(&self, hearing: u32, peer: Side, asked: &Question, part: &mut Part) {
+    fn hear(&self, hearing: u32, peer: IdentitySlot, asked: &Question, part: &mut Part) {
         let peer = self.row(peer);
         let hearing = self.compiled.engine.hearing(hearing).map(Vec::as_slice).unwrap_or_default();
         let rules = hearing.iter().filter(|heard| peer.in_set(heard.peers));

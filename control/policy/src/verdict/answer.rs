@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sluice_core::tables::record::{IdentitySlot, RuleId};
 use sluice_core::verdict::DropReason;
 
-use super::Judge;
+use super::{Judge, Side};
 use crate::compile::source_json;
 use crate::observed::Naming;
 use crate::policy::Direction;
@@ -68,6 +68,8 @@ impl Answer {
 /// Pieces of answers that are the same for many.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
+    /// What the sides of questions mean, by address family (any, IPv4, IPv6).
+    pub sides: RefCell<HashMap<String, [Option<Side>; 3]>>,
     identities: RefCell<HashMap<IdentitySlot, Rc<str>>>,
     rules: RefCell<HashMap<RuleId, Rc<str>>>,
     enforcing: RefCell<HashMap<(IdentitySlot, Direction), Rc<str>>>,

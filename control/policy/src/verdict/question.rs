@@ -76,6 +76,9 @@ fn protocol(value: Option<&Value>) -> Result<u8, String> {
     }
 }
 
+/// Names whose meaning is remembered; beyond it all are forgotten.
+const MOST_KNOWN: usize = 1 << 20;
+
 impl Judge {
     /// The address family that the question is about, if a side says so.
     pub(super) fn family(&self, question: &Value) -> Option<bool> {
@@ -86,6 +89,20 @@ impl Judge {
     /// An address, `namespace/name`, or `reserved:NAME`. Of several addresses the one of the wanted family.
     pub(super) fn side(&self, question: &Value, name: &str, v4: Option<bool>) -> Result<Side, String> {
         let text = question.get(name).and_then(Value::as_str).ok_or_else(|| format!("{name} is missing"))?;
+        let family = v4.map_or(0, |v4| if v4 { 1 } else { 2 });
+        if let Some(side) = self.texts.sides.borrow().get(text).and_then(|known| known[family]) {
+            return Ok(side);
+        }
+        let side = self.read_side(text, v4)?;
+        let mut sides = self.texts.sides.borrow_mut();
+        if sides.len() >= MOST_KNOWN {
+            sides.clear();
+        }
+        sides.entry(text.to_owned()).or_default()[family] = Some(side);
+        Ok(side)
+    }
+
+    fn read_side(&self, text: &str, v4: Option<bool>) -> Result<Side, String> {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(Side::Address(ip.to_canonical()));
         }

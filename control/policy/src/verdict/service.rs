@@ -44,7 +44,7 @@ impl Judge {
         }
         let fits = own.filter(|one| one.key.port == asked.port && one.key.proto == asked.proto);
         let outside = {
-            let row = self.row(from);
+            let row = self.row(self.slot(from));
             row.world || row.number == 0
         };
         // One of the family that the flow has, and of the side that it comes from; else any.
@@ -88,7 +88,7 @@ impl Judge {
             std::net::SocketAddr::new(key.ip, key.port),
             crate::observed::protocol(key.proto)
         );
-        match self.tables.services.lookup(&flow, self.row(from)) {
+        match self.tables.services.lookup(&flow, self.row(self.slot(from))) {
             Match::Service(_, service) => {
                 let hash = self.tables.services.hash(&flow, service.record.affinity_seconds > 0);
                 match service.pick(hash) {

@@ -114,6 +114,11 @@ impl Ipcache {
         self.rows.get(slot).unwrap_or(&self.rows[0])
     }
 
+    /// The slot of whoever has this address.
+    pub fn slot(&self, ip: Ipv6Addr, v4: bool) -> IdentitySlot {
+        IdentitySlot(self.addresses.lookup(ip, v4).unwrap_or(0))
+    }
+
     /// The identity in this slot; nobody knows who is in a slot that is not there.
     pub fn row(&self, slot: u32) -> &Row {
         self.rows.get(slot as usize).unwrap_or(&self.rows[0])
