@@ -224,6 +224,15 @@ pub struct Model {
     /// What a service without backends does (reject, drop).
     #[arg(long, value_name = "WHAT")]
     pub service_no_backend_response: Option<String>,
+    /// Seconds that a name learned from DNS lives at least.
+    #[arg(long, value_name = "SECONDS")]
+    pub tofqdns_min_ttl: Option<String>,
+    /// When pods may be reached from their own node whatever policy says (auto, always, policy).
+    #[arg(long, value_name = "MODE")]
+    pub allow_localhost: Option<String>,
+    /// Whom prefixes select in the cluster (nodes, pods, nodes,pods).
+    #[arg(long, value_name = "WHOM")]
+    pub policy_cidr_match_mode: Option<String>,
     /// Any option by its Cilium name, as NAME=VALUE; `sluice config options` lists them.
     #[arg(long = "option", short = 'O', value_name = "NAME=VALUE")]
     pub options: Vec<String>,

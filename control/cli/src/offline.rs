@@ -41,6 +41,9 @@ pub fn options(model: &Model) -> Result<Options> {
     }
     let flags = [
         ("enable-policy", &model.enforcement),
+        ("tofqdns-min-ttl", &model.tofqdns_min_ttl),
+        ("allow-localhost", &model.allow_localhost),
+        ("policy-cidr-match-mode", &model.policy_cidr_match_mode),
         ("bpf-lb-algorithm", &model.bpf_lb_algorithm),
         ("bpf-lb-maglev-table-size", &model.bpf_lb_maglev_table_size),
         ("bpf-lb-mode", &model.bpf_lb_mode),

@@ -37,6 +37,11 @@ pub struct Compiled {
 
 impl Compiled {
     pub fn new(objects: Objects, options: Options, problems: Problems) -> Self {
+        Self::with_numbers(objects, options, problems, Numbers::default())
+    }
+
+    /// The same, with the identity numbers of an earlier run ([`Numbers::with_saved`]).
+    pub fn with_numbers(objects: Objects, options: Options, problems: Problems, numbers: Numbers) -> Self {
         let settings = Settings {
             node: options.node.clone(),
             cluster: options.cluster.clone(),
@@ -48,7 +53,7 @@ impl Compiled {
         };
         let mut compiled = Self {
             objects: Objects::default(),
-            engine: Engine::new(settings, Numbers::default()),
+            engine: Engine::new(settings, numbers),
             frontends: Vec::new(),
             records: Records::new(),
             warnings: Vec::new(),
@@ -146,6 +151,9 @@ impl Naming for Compiled {
         shown["index"] = json!(rule.index);
         if rule.spec > 0 {
             shown["spec"] = json!(rule.spec);
+        }
+        if let Some(log) = self.engine.policy_of(rule).and_then(|policy| policy.log.as_ref()) {
+            shown["log"] = json!(log);
         }
         Some(shown)
     }

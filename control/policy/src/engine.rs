@@ -23,7 +23,7 @@ use sluice_core::tables::record::{Change, Prefix};
 
 use crate::config::{CidrMatches, Enforcement};
 use crate::identity::Numbers;
-use crate::objects::{Endpoint, NodeObject};
+use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 use crate::policy::{Direction, Entity, Peer, Peers as RulePeers, Policy, Source, Subject};
 use crate::service::Service;
@@ -77,7 +77,7 @@ impl Default for Settings {
 /// One object that came, changed or went (`None`, or no specs).
 #[derive(Clone, Debug)]
 pub enum ObjectChange {
-    Namespace(String, Option<Vec<(String, String)>>),
+    Namespace(String, Option<Namespace>),
     Node(String, Option<NodeObject>),
     Endpoint((String, String), Option<Endpoint>),
     Policy(Source, Vec<Policy>),
@@ -93,7 +93,7 @@ pub enum ObjectChange {
 #[derive(Clone, Debug)]
 pub struct Engine {
     settings: Settings,
-    namespaces: BTreeMap<String, Vec<(String, String)>>,
+    namespaces: BTreeMap<String, Namespace>,
     endpoints: BTreeMap<(String, String), Endpoint>,
     nodes: BTreeMap<String, NodeObject>,
     groups: BTreeMap<String, CidrGroup>,

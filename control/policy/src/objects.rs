@@ -21,6 +21,8 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     pub node: String,
     pub service_account: String,
+    /// What policy would deny it is forwarded and reported.
+    pub audit: bool,
     /// Shares its node's addresses and identity.
     pub host_network: bool,
     /// Named ports: name, protocol, number.
@@ -28,6 +30,16 @@ pub struct Endpoint {
     /// Ports of the node that lead to it: address (or any), protocol, node's port, own port.
     pub host_ports: Vec<(Option<IpAddr>, u8, u16, u16)>,
 }
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    pub labels: Vec<(String, String)>,
+    /// As [`Endpoint::audit`], for all its endpoints.
+    pub audit: bool,
+}
+
+/// Annotation of namespaces, pods and endpoints: `enabled` forwards what policy denies them, and reports AUDIT.
+const AUDIT: &str = "policy.sluice.dev/audit-mode";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeObject {
@@ -39,7 +51,7 @@ pub struct NodeObject {
 /// All objects of a set, by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    pub namespaces: BTreeMap<String, Vec<(String, String)>>,
+    pub namespaces: BTreeMap<String, Namespace>,
     pub nodes: BTreeMap<String, NodeObject>,
     pub endpoints: BTreeMap<(String, String), Endpoint>,
     pub services: BTreeMap<(String, String), Service>,
@@ -62,6 +74,18 @@ pub struct Metadata {
 impl Metadata {
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    fn audit(&self, node: &Node, place: &Place, problems: &mut Problems) -> bool {
+        match self.annotation(AUDIT) {
+            None | Some("disabled") => false,
+            Some("enabled") => true,
+            Some(other) => {
+                let what = format!("the annotation {AUDIT} must be enabled or disabled, not {other}");
+                problems.errors.push(place.key("metadata.annotations").problem(node, what));
+                false
+            }
+        }
     }
 }
 
@@ -232,7 +256,10 @@ impl<'a> Reader<'a> {
         let key = (metadata.namespace.clone(), metadata.name.clone());
         let place = Place::new(file);
         match kind {
-            "Namespace" => drop(objects.namespaces.insert(metadata.name, metadata.labels)),
+            "Namespace" => {
+                let audit = metadata.audit(node, &place, problems);
+                objects.namespaces.insert(metadata.name, Namespace { labels: metadata.labels, audit });
+            }
             "Node" => {
                 let node = read_node(node, place, metadata, problems);
                 objects.nodes.insert(node.name.clone(), node);
@@ -308,8 +335,10 @@ fn read_node(node: &Node, place: Place, metadata: Metadata, problems: &mut Probl
 }
 
 fn read_pod(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Endpoint {
+    let audit = metadata.audit(node, &place, problems);
     let mut endpoint = Endpoint {
         kind: "Pod",
+        audit,
         namespace: if metadata.namespace.is_empty() { "default".to_owned() } else { metadata.namespace },
         name: metadata.name,
         labels: metadata.labels,
@@ -369,8 +398,10 @@ fn container_ports(container: &Node, place: Place, endpoint: &mut Endpoint, prob
 }
 
 fn read_endpoint(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Endpoint {
+    let audit = metadata.audit(node, &place, problems);
     let mut endpoint = Endpoint {
         kind: "Endpoint",
+        audit,
         namespace: if metadata.namespace.is_empty() { "default".to_owned() } else { metadata.namespace },
         name: metadata.name,
         labels: metadata.labels,

@@ -239,3 +239,55 @@ fn the_word_on_a_smaller_path_is_never_kept_out() {
     assert_eq!(shop::number(&shop::say(judge, icmp(4))), 0);
     assert_eq!(shop::number(&shop::say(judge, icmp(1))), 133);
 }
+
+#[test]
+fn audit_is_for_all_for_a_namespace_or_for_one() {
+    let denied = cnp("  ingress: [{}]").replace("{matchLabels: {app: web}}", "{}");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: watched, namespace: shop, labels: {app: web}, annotations: {policy.sluice.dev/audit-mode: enabled}}\nstatus: {podIP: 10.0.0.7}\n---\n";
+    let one = &mut judge(&(denied.clone() + pod));
+    assert_eq!(reason(one, "198.51.100.1", "shop/watched", "TCP", 80), 2);
+    assert_eq!(reason(one, "198.51.100.1", "shop/web", "TCP", 80), 133, "the same labels, and not audited");
+    let text = shop::WORLD
+        .replace("labels: {team: a}", "annotations: {policy.sluice.dev/audit-mode: enabled}")
+        + &denied;
+    let (objects, problems) = objects::parse("test.yaml", &text, &Options::default().limits);
+    assert!(problems.is_ok(), "{problems}");
+    let compiled = sluice_policy::compile::Compiled::new(objects, Options::default(), problems);
+    let all = &mut sluice_policy::verdict::Judge::new(compiled).unwrap();
+    assert_eq!(reason(all, "198.51.100.1", "shop/web", "TCP", 80), 2);
+    let odd = mistakes(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, annotations: {policy.sluice.dev/audit-mode: 'yes'}}",
+    );
+    assert!(odd.len() == 1 && odd[0].contains("must be enabled or disabled"), "{odd:?}");
+}
+
+#[test]
+fn a_policys_word_for_the_log_stands_with_its_rules() {
+    let policy = cnp("  log: {value: seen}\n  ingress: [{fromEntities: [all]}]");
+    assert_eq!(
+        ask(&mut judge(&policy), "shop/client", "shop/web", "TCP", 80)["ingress"]["rules"][0]["log"],
+        "seen"
+    );
+}
+
+#[test]
+fn numbers_are_the_same_after_a_restart() {
+    use sluice_policy::compile::Compiled;
+    use sluice_policy::identity::Numbers;
+    let policies = cnp("  ingress: [{fromCIDR: [198.51.100.0/24]}, {fromCIDR: [203.0.113.0/24]}]");
+    let (objects, problems) =
+        objects::parse("test.yaml", &format!("{}{policies}", shop::WORLD), &Options::default().limits);
+    let before = Compiled::new(objects.clone(), Options::default(), problems);
+    let saved = before.engine.numbers().save();
+    let fewer = cnp("  ingress: [{fromCIDR: [203.0.113.0/24]}]");
+    let (objects, problems) =
+        objects::parse("test.yaml", &format!("{}{fewer}", shop::WORLD), &Options::default().limits);
+    let after = Compiled::with_numbers(objects, Options::default(), problems, Numbers::with_saved(&saved));
+    for ip in ["203.0.113.1", "10.0.0.1", "10.0.0.3"] {
+        let number = |compiled: &Compiled| {
+            let slot = compiled.engine.slot_of(ip.parse().unwrap()).unwrap();
+            compiled.engine.party(slot).unwrap().number
+        };
+        assert_eq!(number(&before), number(&after), "{ip}");
+    }
+}

@@ -4,7 +4,7 @@ use sluice_core::tables::record::{Change, merge};
 
 use super::Compiled;
 use crate::engine::ObjectChange;
-use crate::objects::{Endpoint, NodeObject};
+use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 use crate::policy::{Policy, Source};
 use crate::service::{Service, Slice};
@@ -12,7 +12,7 @@ use crate::service::{Service, Slice};
 /// An object that came, changed or went.
 #[derive(Clone, Debug)]
 pub enum Edit {
-    Namespace(String, Option<Vec<(String, String)>>),
+    Namespace(String, Option<Namespace>),
     Node(String, Option<NodeObject>),
     Endpoint((String, String), Option<Endpoint>),
     Service((String, String), Option<Service>),

@@ -12,7 +12,7 @@ use crate::decode::{host, masked};
 use crate::fqdn;
 use crate::identity::{HOST, KUBE_APISERVER, REMOTE_NODE, RESERVED, Scope, WORLD, WORLD_IPV4, WORLD_IPV6};
 use crate::labels::{CLUSTER, Label, LabelSet, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT, is_relevant};
-use crate::objects::{Endpoint, NodeObject};
+use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 
 /// Who lays claim to an address. The first in this order has it.
@@ -180,12 +180,12 @@ impl Engine {
         self.addresses.told.iter().map(|(prefix, slot)| Change::Address(*prefix, Some(IdentitySlot(*slot))))
     }
 
-    pub(super) fn set_namespace(&mut self, name: &str, labels: Option<Vec<(String, String)>>) {
-        if self.namespaces.get(name) == labels.as_ref() {
+    pub(super) fn set_namespace(&mut self, name: &str, namespace: Option<Namespace>) {
+        if self.namespaces.get(name) == namespace.as_ref() {
             return;
         }
-        match labels {
-            Some(labels) => drop(self.namespaces.insert(name.to_owned(), labels)),
+        match namespace {
+            Some(namespace) => drop(self.namespaces.insert(name.to_owned(), namespace)),
             None => drop(self.namespaces.remove(name)),
         }
         let first = (name.to_owned(), String::new());
@@ -233,7 +233,7 @@ impl Engine {
             prefixes: by_address.unwrap_or_default(),
             ports,
             role: Role::Endpoint { local: !endpoint.node.is_empty() && endpoint.node == self.settings.node },
-            audit: false,
+            audit: endpoint.audit || self.namespaces.get(&endpoint.namespace).is_some_and(|own| own.audit),
         };
         let slot = self.slot(key);
         for ip in &endpoint.addresses {
@@ -251,7 +251,9 @@ impl Engine {
         if !endpoint.service_account.is_empty() {
             labels.insert(Label::k8s(SERVICE_ACCOUNT, &endpoint.service_account));
         }
-        for (key, value) in self.namespaces.get(&endpoint.namespace).map(Vec::as_slice).unwrap_or_default() {
+        for (key, value) in
+            self.namespaces.get(&endpoint.namespace).into_iter().flat_map(|namespace| &namespace.labels)
+        {
             labels.insert(Label::k8s(&format!("{NAMESPACE_LABELS}{key}"), value));
         }
         // Kubernetes gives every namespace its name as a label; one that only occurs elsewhere has it, too.

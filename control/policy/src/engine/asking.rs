@@ -11,6 +11,7 @@ use super::slots::Slot;
 use super::specs::{self, RuleName, Spec};
 use super::{Engine, atoms::What};
 use crate::decode::Problem;
+use crate::identity::Numbers;
 use crate::labels::LabelSet;
 use crate::policy::above::Above;
 use crate::policy::{Direction, Peer, Peers, Policy, PortName, Ports, Source, Spot};
@@ -210,10 +211,20 @@ impl Engine {
         fits(view.ports, view.direction, own, other, Asked { proto, port })
     }
 
+    /// What to save, for numbers to be the same after a restart.
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// The policy that a rule is of.
+    pub fn policy_of(&self, name: &RuleName) -> Option<&Policy> {
+        let id = self.spec_ids.get(&(name.source.clone(), name.spec))?;
+        Some(&self.specs.get(*id)?.policy)
+    }
+
     /// Where a rule is written.
     pub fn rule_spot(&self, name: &RuleName) -> Option<&Spot> {
-        let id = self.spec_ids.get(&(name.source.clone(), name.spec))?;
-        let rules = &self.specs.get(*id)?.policy.rules;
+        let rules = &self.policy_of(name)?.rules;
         rules.iter().find(|rule| rule.list == name.list && rule.index == name.index).map(|rule| &rule.at)
     }
 

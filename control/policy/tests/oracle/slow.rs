@@ -96,7 +96,9 @@ impl Slow<'_> {
             labels.insert(Label::k8s("io.cilium.k8s.policy.serviceaccount", &endpoint.service_account));
         }
         let prefix = "io.cilium.k8s.namespace.labels.";
-        for (key, value) in self.objects.namespaces.get(&endpoint.namespace).into_iter().flatten() {
+        for (key, value) in
+            self.objects.namespaces.get(&endpoint.namespace).into_iter().flat_map(|own| &own.labels)
+        {
             labels.insert(Label::k8s(&format!("{prefix}{key}"), value));
         }
         labels.insert(Label::k8s(&format!("{prefix}kubernetes.io/metadata.name"), &endpoint.namespace));
