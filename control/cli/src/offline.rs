@@ -12,7 +12,7 @@ use sluice_policy::compile::Compiled;
 use sluice_policy::config::{self, Gateway, OPTIONS, Options};
 use sluice_policy::lint::lint;
 use sluice_policy::objects;
-use sluice_policy::verdict::Judge;
+use sluice_policy::verdict::{Judge, differences, recorded};
 
 use crate::Answer;
 use crate::args::{Check, Diff, Dump, Explain, Model, Verdict};
@@ -168,53 +168,86 @@ pub fn explain(args: &Explain) -> Result<Answer> {
     Ok(if answer["verdict"] == "DROPPED" { Answer::No } else { Answer::Yes })
 }
 
+/// Differences that are worth listing.
+const MOST_DIFFERENCES: usize = 1000;
+
 pub fn diff(args: &Diff) -> Result<Answer> {
     let mut old = judge(std::slice::from_ref(&args.old), &args.model)?;
     let mut new = judge(std::slice::from_ref(&args.new), &args.model)?;
     let mut changed = Vec::new();
+    let mut complete = true;
     if let Some(flows) = &args.flows {
         for line in lines(flows)? {
             let line = line?;
-            let (before, after) = (answer(&mut old, &line), answer(&mut new, &line));
-            if let (Some(before), Some(after)) = (before, after)
-                && (before["verdict"] != after["verdict"] || before["drop_reason"] != after["drop_reason"])
-            {
-                let flow: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
-                changed.push(json!({"flow": flow, "old": before, "new": after}));
-            }
+            let flow: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+            let Some(question) = recorded(&flow) else { continue };
+            compare(&mut old, &mut new, question, &mut changed);
         }
     } else {
-        let records = new.compiled.changes_since(Some(&old.compiled));
-        changed.extend(
-            records
-                .iter()
-                .map(|change| json!({"record": format!("{:?}", change.key()), "removed": change.removes()})),
-        );
+        let found = differences(&old, &new, MOST_DIFFERENCES);
+        complete = found.complete;
+        for question in found.questions {
+            compare(&mut old, &mut new, question, &mut changed);
+        }
     }
     match args.output {
         Form::Json => output::json(&json!(changed))?,
         Form::Table => {
             for one in &changed {
-                let line = match one.get("flow") {
-                    Some(flow) => format!(
-                        "{} -> {} {}: {} becomes {}\n",
-                        flow["from"].as_str().unwrap_or_default(),
-                        flow["to"].as_str().unwrap_or_default(),
-                        flow["port"],
-                        one["old"]["verdict"].as_str().unwrap_or_default(),
-                        one["new"]["verdict"].as_str().unwrap_or_default()
-                    ),
-                    None => format!(
-                        "{}{}\n",
-                        if one["removed"] == json!(true) { "- " } else { "+ " },
-                        one["record"].as_str().unwrap_or_default()
-                    ),
-                };
-                output::line(&line)?;
+                output::line(&difference(one))?;
+            }
+            if !complete {
+                output::line(&format!("and more: only the first {MOST_DIFFERENCES} are listed\n"))?;
             }
         }
     }
     Ok(if changed.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+fn compare(old: &mut Judge, new: &mut Judge, question: Value, changed: &mut Vec<Value>) {
+    let line = question.to_string();
+    let (before, after) = (answer(old, &line), answer(new, &line));
+    if let (Some(before), Some(after)) = (before, after)
+        && (before["verdict"] != after["verdict"]
+            || before["drop_reason"] != after["drop_reason"]
+            || before.get("error") != after.get("error"))
+    {
+        changed.push(json!({"flow": question, "old": before, "new": after}));
+    }
+}
+
+/// `shop/web -> shop/db TCP 5432: FORWARDED becomes DROPPED (default deny of shop/p)`.
+fn difference(one: &Value) -> String {
+    let (flow, old, new) = (&one["flow"], &one["old"], &one["new"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let verdict = |answer: &Value| match answer.get("error") {
+        Some(error) => text(error),
+        None => text(&answer["verdict"]),
+    };
+    let port = if flow["port"].is_null() { &flow["icmp_type"] } else { &flow["port"] };
+    let mut names: Vec<String> = Vec::new();
+    for part in [&new["egress"], &new["ingress"]].into_iter().filter(|part| part["verdict"] == new["verdict"])
+    {
+        for (list, prefix) in [("rules", ""), ("enforced_by", "default deny of ")] {
+            for rule in part[list].as_array().into_iter().flatten() {
+                let whole = format!("{}/{}", text(&rule["namespace"]), text(&rule["name"]));
+                names.push(format!("{prefix}{}", whole.trim_start_matches('/')));
+            }
+            if !names.is_empty() {
+                break;
+            }
+        }
+    }
+    names.dedup();
+    let why = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+    let proto = if flow["proto"].is_null() { "TCP".to_owned() } else { text(&flow["proto"]) };
+    format!(
+        "{} -> {} {proto} {port}: {} becomes {}{why}\n",
+        text(&flow["from"]),
+        text(&flow["to"]),
+        verdict(old),
+        verdict(new)
+    )
 }
 
 fn answer(judge: &mut Judge, line: &str) -> Option<Value> {

@@ -1,6 +1,7 @@
 //! Questions about flows, answered offline by the compiled tables: `verdict`, `explain` and `diff`.
 
 mod answer;
+mod compare;
 mod explain;
 mod names;
 mod question;
@@ -23,6 +24,7 @@ use crate::policy::above::together;
 
 pub use answer::Answer;
 use answer::{Part, Texts};
+pub use compare::{Differences, differences, recorded};
 use names::Names;
 use question::{Question, Side};
 use service::Target;

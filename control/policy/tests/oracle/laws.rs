@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sluice_policy::config::Options;
 use sluice_policy::objects::Objects;
-use sluice_policy::verdict::Judge;
+use sluice_policy::verdict::{Judge, differences, recorded};
 
 use crate::random::Random;
 use crate::world::World;
@@ -231,4 +231,71 @@ fn a_named_port_is_its_number() {
             assert_eq!(one, two, "seed {seed}: {question}");
         });
     }
+}
+
+#[test]
+fn what_differs_for_a_flow_differs_in_the_comparison() {
+    let (mut alike, mut different) = (0, 0);
+    for seed in 1..=WORLDS * 2 {
+        let mut random = Random::new(seed * 65_537);
+        let world = World::new(&mut random);
+        let mut other = world.clone();
+        if seed % 5 > 0 {
+            other.mutate(&mut random);
+        }
+        let (old, new) = (read(&world.text()), read(&other.text()));
+        let mut judges = [judge(old.clone(), &options()), judge(new, &options())];
+        let found = differences(&judges[0], &judges[1], 10_000);
+        let mut flows = Vec::new();
+        for _ in 0..FLOWS {
+            let mut question = question(&mut random, &old);
+            ["http", "kafka", "dns", "sni"]
+                .iter()
+                .for_each(|key| drop(question.as_object_mut().unwrap().remove(*key)));
+            flows.push(question);
+        }
+        // Addresses of pods that are in one of the sets only are nobody's in the other.
+        let gone = |question: &Value| {
+            ["from", "to"].iter().any(|side| {
+                let ip = question[*side].as_str().unwrap().parse::<std::net::IpAddr>();
+                ip.is_ok_and(|ip| {
+                    let owner = |judge: &Judge| judge.compiled.engine.owner(ip).map(|(_, name)| name);
+                    owner(&judges[0]) != owner(&judges[1])
+                })
+            })
+        };
+        let flows: Vec<Value> = flows.into_iter().filter(|question| !gone(question)).collect();
+        let mut differ = |question: &Value| {
+            let [old, new] = &mut judges;
+            verdicts(old, question) != verdicts(new, question)
+        };
+        for question in &flows {
+            assert!(
+                !differ(question) || !found.questions.is_empty(),
+                "seed {seed}: {question}\n{}\n{}",
+                world.text(),
+                other.text()
+            );
+        }
+        for question in &found.questions {
+            assert!(differ(question), "seed {seed}: {question}\n{}\n{}", world.text(), other.text());
+        }
+        *(if found.questions.is_empty() { &mut alike } else { &mut different }) += 1;
+    }
+    assert!(alike > 5 && different > 5, "{alike} alike, {different} different");
+}
+
+#[test]
+fn recorded_events_become_questions() {
+    let event = json!({"event": "new", "from": "[2001:db8::1]:40000", "to": "shop/web:443", "proto": "TCP", "is_reply": false});
+    let question =
+        json!({"from": "2001:db8::1", "sport": 40000, "to": "shop/web", "port": 443, "proto": "TCP"});
+    assert_eq!(recorded(&event), Some(question.clone()));
+    assert_eq!(recorded(&question), Some(question));
+    assert_eq!(
+        recorded(&json!({"event": "new", "from": "10.0.0.1:1", "to": "10.0.0.2:2", "is_reply": true})),
+        None
+    );
+    let ping = json!({"event": "drop", "from": "10.0.0.1", "to": "[::1]", "proto": "ICMP", "is_reply": null});
+    assert_eq!(recorded(&ping).unwrap()["to"], "::1");
 }

@@ -1,0 +1,168 @@
+//! Two sets of objects side by side: which flows does a change mean something to?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use sluice_core::tables::record::{Change, ClassId, IdentitySlot, PeerSetId, PortRange};
+
+use super::{Judge, outcome};
+
+/// Flows that two sets judge differently, each standing for all like it.
+#[derive(Debug)]
+pub struct Differences {
+    /// In the form of `sluice verdict`.
+    pub questions: Vec<Value>,
+    /// Nothing was left out.
+    pub complete: bool,
+}
+
+/// What decides about somebody in one set: classes and peer sets.
+type Nature = ([Option<ClassId>; 2], Vec<PeerSetId>);
+
+/// Somebody who stands for all that are judged alike in both sets.
+struct Example {
+    name: String,
+    slots: [IdentitySlot; 2],
+    classes: [[Option<ClassId>; 2]; 2],
+}
+
+/// Compare two judges by everybody whom their objects tell apart, on every port that their rules tell apart; at most so
+/// many differences.
+pub fn differences(old: &Judge, new: &Judge, most: usize) -> Differences {
+    let judges = [old, new];
+    let examples = examples(judges);
+    let mut found = Differences { questions: Vec::new(), complete: true };
+    let mut ports = BTreeMap::new();
+    for from in &examples {
+        for to in &examples {
+            let classes = [from.classes[0][0], from.classes[1][0], to.classes[0][1], to.classes[1][1]];
+            let asked = ports.entry(classes).or_insert_with(|| borders(judges, classes));
+            for (proto, port) in asked.iter() {
+                if !differs(judges, from, to, *proto, *port) {
+                    continue;
+                }
+                if found.questions.len() >= most {
+                    found.complete = false;
+                    return found;
+                }
+                found.questions.push(question(&from.name, &to.name, *proto, *port));
+            }
+        }
+    }
+    found
+}
+
+fn question(from: &str, to: &str, proto: u8, port: u16) -> Value {
+    let key = if matches!(proto, 1 | 58) { "icmp_type" } else { "port" };
+    json!({"from": from, "to": to, "proto": crate::observed::protocol(proto), key: port})
+}
+
+fn differs(judges: [&Judge; 2], from: &Example, to: &Example, proto: u8, port: u16) -> bool {
+    let said = |n: usize| {
+        let judge = judges[n];
+        let row = |one: &Example| judge.row(one.slots[n]);
+        let policies = &judge.tables.policies;
+        let egress = policies.decide(from.classes[n][0], row(to), proto, port);
+        let ingress = policies.decide(to.classes[n][1], row(from), proto, port);
+        [outcome(&egress), outcome(&ingress)]
+    };
+    said(0) != said(1)
+}
+
+/// One port of every range that these classes know, and one beside them.
+fn borders(judges: [&Judge; 2], classes: [Option<ClassId>; 4]) -> BTreeSet<(u8, u16)> {
+    let mut found = BTreeSet::from([(6, 9), (47, 0)]);
+    for (n, class) in classes.into_iter().enumerate() {
+        let key = class.map(|id| Change::Class(id, None).key());
+        let record = key.and_then(|key| judges[n % 2].compiled.records.get(&key));
+        let Some(Change::Class(_, Some(class))) = record else { continue };
+        let known = class.ranges.iter().filter(|range| range.proto != PortRange::ANY_PROTO);
+        found.extend(known.filter_map(|range| Some((u8::try_from(range.proto).ok()?, range.first))));
+    }
+    found
+}
+
+/// One of each kind; who is in one of the sets only has no flows to compare.
+fn examples(judges: [&Judge; 2]) -> Vec<Example> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for name in names(judges) {
+        let value = json!({"who": name});
+        let sides = judges.map(|judge| judge.side(&value, "who", None));
+        let [Ok(one), Ok(other)] = sides else { continue };
+        let slots = [judges[0].slot(one), judges[1].slot(other)];
+        let natures: [Nature; 2] = std::array::from_fn(|n| nature(judges[n], slots[n]));
+        let classes = natures.each_ref().map(|nature| nature.0);
+        if seen.insert(natures) {
+            found.push(Example { name, slots, classes });
+        }
+    }
+    found
+}
+
+fn nature(judge: &Judge, slot: IdentitySlot) -> Nature {
+    let row = judge.row(slot);
+    let key = Change::Identity(slot, None).key();
+    let record = judge.compiled.records.get(&key);
+    let Some(Change::Identity(_, Some(identity))) = record else {
+        return ([row.egress, row.ingress], Vec::new());
+    };
+    ([row.egress, row.ingress], identity.peer_sets.clone())
+}
+
+/// Whom either set can tell apart.
+fn names(judges: [&Judge; 2]) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = ["world-ipv4", "world-ipv6", "host", "remote-node", "health"]
+        .map(|name| format!("reserved:{name}"))
+        .into();
+    let [old, new] = judges.map(|judge| &judge.compiled.objects.endpoints);
+    for (key, endpoint) in old {
+        let Some(other) = new.get(key) else { continue };
+        let addresses: BTreeSet<_> = endpoint.addresses.iter().chain(&other.addresses).collect();
+        // A name with several addresses would be another one with each partner.
+        match addresses.len() {
+            1 => drop(names.insert(format!("{}/{}", key.0, key.1))),
+            _ => names.extend(addresses.iter().map(ToString::to_string)),
+        }
+    }
+    for judge in judges {
+        for change in judge.compiled.records.values() {
+            let Change::Address(prefix, _) = change else { continue };
+            let is_endpoint =
+                judge.compiled.engine.owner(prefix.addr).is_some_and(|(_, name)| name.contains('/'));
+            if !is_endpoint && prefix.len > 0 {
+                names.insert(prefix.addr.to_string());
+            }
+        }
+    }
+    names
+}
+
+/// A line that somebody recorded, as a question: questions stay as they are, what `sluice observe -o json` told is turned
+/// into one. `None`: it asks for nothing (replies and ends of flows).
+pub fn recorded(line: &Value) -> Option<Value> {
+    let Some(event) = line.get("event").and_then(Value::as_str) else { return Some(line.clone()) };
+    if line["is_reply"] == true || matches!(event, "end" | "update" | "packet") {
+        return None;
+    }
+    let side = |name: &str| line.get(name).and_then(Value::as_str).map(split);
+    let ((from, sport), (to, port)) = (side("from")?, side("to")?);
+    let mut question = json!({"from": from, "to": to, "proto": line["proto"]});
+    for (name, number) in [("sport", sport), ("port", port)] {
+        if let Some(number) = number {
+            question[name] = json!(number);
+        }
+    }
+    Some(question)
+}
+
+/// `name:port`, or a name alone.
+fn split(text: &str) -> (&str, Option<u16>) {
+    if let Some((name, port)) = text.rsplit_once(':')
+        && let Ok(port) = port.parse()
+        && (name.starts_with('[') || !name.contains(':'))
+    {
+        return (name.trim_start_matches('[').trim_end_matches(']'), Some(port));
+    }
+    (text.trim_start_matches('[').trim_end_matches(']'), None)
+}
