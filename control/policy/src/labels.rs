@@ -188,6 +188,34 @@ impl Selector {
     }
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("anything");
+        }
+        for (n, requirement) in self.0.iter().enumerate() {
+            write!(f, "{}{requirement}", if n > 0 { " and " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.source.is_empty() && self.source != "k8s" {
+            write!(f, "{}:", self.source)?;
+        }
+        f.write_str(&self.key)?;
+        match &self.operator {
+            Operator::In(values) if values.len() == 1 => write!(f, "={}", values[0]),
+            Operator::In(values) => write!(f, " in ({})", values.join(", ")),
+            Operator::NotIn(values) => write!(f, " not in ({})", values.join(", ")),
+            Operator::Exists => f.write_str(" exists"),
+            Operator::DoesNotExist => f.write_str(" does not exist"),
+        }
+    }
+}
+
 impl Requirement {
     /// A prefix that is asked for is also had by whoever is a part of it.
     fn covers(&self, label: &Label) -> bool {

@@ -8,7 +8,7 @@ use sluice_core::tables::record::Prefix;
 use crate::compile::Compiled;
 use crate::decode::Problem;
 use crate::identity::holds_ip;
-use crate::labels::{Requirement, Selector, is_relevant};
+use crate::labels::{Selector, is_relevant};
 use crate::policy::above::{Above, Kind};
 use crate::policy::{Direction, Effect, Peer, Peers, Policy, Rule, Subject};
 
@@ -66,7 +66,7 @@ fn rule_alone(
     }
     for peer in peers {
         if compiled.engine.selects(peer) == Some(0) {
-            found.push(rule.at.problem(format!("a selector of its peers matches nobody: {}", shown(peer))));
+            found.push(rule.at.problem(format!("a selector of its peers matches nobody: {peer}")));
         }
         if let Peer::Cidr { prefix, except } = peer
             && let Some((ip, who)) = covered(inside, prefix, except, compiled)
@@ -94,27 +94,6 @@ fn covered<'a>(
         .range(prefix.addr..)
         .take_while(|(ip, _)| holds_ip(prefix, **ip))
         .find(|(ip, who)| !selected(who) && !except.iter().any(|hole| holds_ip(hole, **ip)))
-}
-
-fn shown(peer: &Peer) -> String {
-    let selector = match peer {
-        Peer::Endpoints(selector) | Peer::Nodes(selector) => selector,
-        Peer::Cidr { .. } | Peer::Group { .. } | Peer::Entity(_) | Peer::Service { .. } | Peer::Name(_) => {
-            return String::new();
-        }
-    };
-    let one = |requirement: &Requirement| {
-        let source =
-            if requirement.source.is_empty() { String::new() } else { format!("{}:", requirement.source) };
-        let key = &requirement.key;
-        match &requirement.operator {
-            crate::labels::Operator::In(values) => format!("{source}{key} in ({})", values.join(", ")),
-            crate::labels::Operator::NotIn(values) => format!("{source}{key} not in ({})", values.join(", ")),
-            crate::labels::Operator::Exists => format!("{source}{key} exists"),
-            crate::labels::Operator::DoesNotExist => format!("{source}{key} does not exist"),
-        }
-    };
-    selector.0.iter().map(one).collect::<Vec<_>>().join(" and ")
 }
 
 /// Names are learned from answers that the gateway sees because a DNS rule sends them through it.

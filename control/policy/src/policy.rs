@@ -8,6 +8,7 @@ pub mod kubernetes;
 pub mod peers;
 pub mod ports;
 
+use std::fmt;
 use std::sync::Arc;
 
 use sluice_core::tables::record::Prefix;
@@ -145,6 +146,32 @@ pub enum Peer {
         selector: Option<Selector>,
     },
     Name(String),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoints(selector) => write!(f, "{selector}"),
+            Self::Nodes(selector) => write!(f, "nodes with {selector}"),
+            Self::Cidr { prefix, except } => {
+                write!(f, "{}/{}", prefix.addr, prefix.len)?;
+                for hole in except {
+                    write!(f, " but {}/{}", hole.addr, hole.len)?;
+                }
+                Ok(())
+            }
+            Self::Group { name: Some(name), .. } => write!(f, "the CIDR group {name}"),
+            Self::Group { selector, .. } => {
+                write!(f, "CIDR groups with {}", selector.clone().unwrap_or_default())
+            }
+            Self::Entity(entity) => write!(f, "the entity {}", format!("{entity:?}").to_lowercase()),
+            Self::Service { name: Some(name), .. } => write!(f, "the service {name}"),
+            Self::Service { selector, .. } => {
+                write!(f, "services with {}", selector.clone().unwrap_or_default())
+            }
+            Self::Name(pattern) => write!(f, "addresses of {pattern}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -51,12 +51,12 @@ fn a_prefix_over_cluster_addresses() {
 
 #[test]
 fn selectors_that_match_nobody() {
-    says(&cnp("  ingress: [{fromEndpoints: [{matchLabels: {app: clint}}]}]"), "app in (clint)");
+    says(&cnp("  ingress: [{fromEndpoints: [{matchLabels: {app: clint}}]}]"), "app=clint");
     says(
         &cnp("  ingress: [{fromEntities: [all]}]").replace("{app: web}", "{app: wbe}"),
         "its selector matches nobody",
     );
-    says(&cnp("  ingress: [{fromNodes: [{matchLabels: {zone: west}}]}]"), "zone in (west)");
+    says(&cnp("  ingress: [{fromNodes: [{matchLabels: {zone: west}}]}]"), "zone=west");
 }
 
 #[test]

@@ -291,3 +291,29 @@ fn numbers_are_the_same_after_a_restart() {
         assert_eq!(number(&before), number(&after), "{ip}");
     }
 }
+
+#[test]
+fn the_nearest_miss_is_what_one_would_change() {
+    let http = "{fromEndpoints: [{matchLabels: {app: client}}], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: /a}]}}]}";
+    let policy = cnp(&format!(
+        "  ingress: [{http}, {{fromEndpoints: [{{matchLabels: {{app: client}}}}], toPorts: [{{ports: [{{port: '8443', protocol: TCP}}]}}]}}]\n  \
+         ingressDeny: [{{fromCIDR: [203.0.113.0/24]}}]"
+    ));
+    let judge = &mut judge(&policy);
+    let mut nearly = |question: serde_json::Value| {
+        let (text, _) = judge.explain(&question).unwrap();
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("nearly: "))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let said = nearly(json!({"from": "shop/client", "to": "shop/web", "port": 80, "http": {"path": "/b"}}));
+    assert_eq!(said, ["ingress[0] of shop/p would allow this if what is said were what it asks for"]);
+    let port = nearly(json!({"from": "shop/client", "to": "shop/web", "port": 443}));
+    assert_eq!(port.len(), 2);
+    assert_eq!(port[1], "ingress[1] of shop/p would allow this on port 8443, asked 443");
+    let peer = nearly(json!({"from": "elsewhere/other", "to": "shop/web", "port": 8443}));
+    assert_eq!(peer, ["ingress[1] of shop/p allows this to app=client and io.kubernetes.pod.namespace=shop"]);
+    let denied = nearly(json!({"from": "203.0.113.1", "to": "shop/web", "port": 80}));
+    assert!(denied.is_empty(), "a deny is no miss: {denied:?}");
+}

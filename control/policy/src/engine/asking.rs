@@ -37,6 +37,7 @@ pub struct SpecRuleView<'a> {
     pub source: &'a Source,
     pub list: &'static str,
     pub index: usize,
+    pub peers: &'a Peers,
     pub ports: &'a Ports,
     pub direction: Direction,
     pub above: Option<&'a Above>,
@@ -182,10 +183,16 @@ impl Engine {
         for spec in self.specs_of(judged, direction) {
             for rule in spec.rules.iter().filter(|rule| rule.direction == direction && rule.allows()) {
                 let Some(name) = self.rules.get(rule.id) else { continue };
+                let mut written = spec.policy.rules.iter();
+                let Some(written) = written.find(|own| own.list == name.list && own.index == name.index)
+                else {
+                    continue;
+                };
                 views.push(SpecRuleView {
                     source: &spec.policy.source,
                     list: name.list,
                     index: name.index,
+                    peers: &written.peers,
                     ports: &rule.ports,
                     direction,
                     above: rule.above.as_deref(),

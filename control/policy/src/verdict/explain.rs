@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use sluice_core::verdict::DropReason;
 
 use super::{Judge, Question};
 use crate::engine::SpecRuleView;
-use crate::policy::{Direction, PortName, Ports};
+use crate::policy::{Direction, Peers, PortName, Ports};
 
 impl Judge {
     /// A text, and the answer that it tells.
@@ -20,7 +21,8 @@ impl Judge {
         let _ = head(question, &told, &mut text);
         for (direction, name) in [(Direction::Egress, "egress"), (Direction::Ingress, "ingress")] {
             let _ = one_direction(name, &told[name], &mut text);
-            if told[name]["verdict"] == "DROPPED" {
+            let side = usize::from(direction == Direction::Ingress);
+            if answer.parts[side].reason == Some(DropReason::PolicyDenied) {
                 for miss in self.nearest(question, direction)? {
                     let _ = writeln!(text, "  nearly: {miss}");
                 }
@@ -44,36 +46,37 @@ impl Judge {
             Direction::Egress => (self.slot(from), self.slot(to)),
             Direction::Ingress => (self.slot(to), self.slot(from)),
         };
-        let mut ports = Vec::new();
-        let mut others = Vec::new();
+        // The nearest first: what was said, the port, the peer.
+        let mut misses: [Vec<String>; 3] = Default::default();
         for view in self.compiled.engine.allowing(judged, peer, direction) {
             let fits = self.compiled.engine.port_fits(&view, judged, peer, asked.proto, asked.policy_port);
+            let name = name(&view);
             match (view.names_peer, fits) {
-                (true, false) => ports.push(format!(
-                    "{} would allow this on {}, asked {}",
-                    name(&view),
+                (true, true) if view.above.is_some() => {
+                    misses[0].push(format!("{name} would allow this if what is said were what it asks for"));
+                }
+                (true, false) => misses[1].push(format!(
+                    "{name} would allow this on {}, asked {}",
                     port_text(&view, asked.proto),
                     port_asked(&asked),
                 )),
-                (true, true) if view.above.is_some() => ports
-                    .push(format!("{} would allow this if what is said were what it asks for", name(&view))),
-                (false, true) => {
-                    others.push(format!("{} allows this port, but to other peers than this", name(&view)));
-                }
-                _ => {}
+                (false, true) => misses[2].push(format!("{name} allows this to {}", peers_text(view.peers))),
+                (true, true) | (false, false) => {}
             }
         }
-        ports.sort();
-        ports.dedup();
-        others.sort();
-        others.dedup();
-        // Whoever names the peer is nearer than whoever names the port.
-        let mut nearest = ports;
-        if nearest.is_empty() {
-            nearest = others;
-        }
+        let mut nearest = misses.into_iter().find(|list| !list.is_empty()).unwrap_or_default();
+        nearest.sort();
+        nearest.dedup();
         nearest.truncate(10);
         Ok(nearest)
+    }
+}
+
+fn peers_text(peers: &Peers) -> String {
+    match peers {
+        Peers::Anyone => "everybody".to_owned(),
+        Peers::Any(list) if list.is_empty() => "nobody".to_owned(),
+        Peers::Any(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", or "),
     }
 }
 
