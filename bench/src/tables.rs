@@ -336,6 +336,7 @@ fn service(n: u32) -> [Change; 2] {
     };
     let frontend = Frontend {
         service: Some(ServiceId(n)),
+        inside: None,
         cluster_only: false,
         source_ranges: Vec::new(),
         source_ranges_deny: false,

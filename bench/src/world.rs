@@ -200,6 +200,7 @@ fn services(args: &PathArgs) -> Vec<Change> {
             let key = FrontendKey { ip: vip(args.ipv6, n), port: SERVICE_PORT, proto };
             let frontend = Frontend {
                 service: Some(ServiceId(n)),
+                inside: None,
                 cluster_only: false,
                 source_ranges: Vec::new(),
                 source_ranges_deny: false,

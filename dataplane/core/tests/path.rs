@@ -3,11 +3,14 @@
 mod lab;
 
 use lab::{Lab, POLICY_DENIED_PEER, icmp_about};
-use sluice_core::emit::Frame;
+use sluice_core::emit::{Frame, mapped};
 use sluice_core::event::EventKind;
+use sluice_core::flow_key::FlowKey;
 use sluice_core::packet::PortId;
 use sluice_core::parse::{ACK, FIN, RST, SYN};
-use sluice_core::tables::record::{Change, IdentitySlot, PolicyClass, Route};
+use sluice_core::tables::record::{
+    Change, Frontend, FrontendKey, IdentitySlot, PolicyClass, Route, Service, ServiceId,
+};
 use sluice_core::time::Now;
 use sluice_core::verdict::{DropReason, Fate};
 
@@ -225,6 +228,31 @@ fn a_service_without_backends_refuses_with_a_reset() {
     lab.assert_sound(&reset);
     assert_eq!(lab.key_of(&reset), key.reverse());
     assert_eq!(reset[14 + 20 + 13], RST | ACK);
+}
+
+#[test]
+fn clients_inside_the_cluster_may_have_backends_of_their_own() {
+    let mut lab = Lab::new();
+    let inside = lab.client_to_service(true, 40000);
+    let outside = FlowKey { src: mapped([198, 51, 100, 7].into()), ..inside };
+    let key = FrontendKey { ip: [203, 0, 113, 80].into(), port: 80, proto: 6 };
+    let scoped = Frontend {
+        service: Some(ServiceId(9)),
+        inside: Some(ServiceId(1)),
+        cluster_only: false,
+        source_ranges: Vec::new(),
+        source_ranges_deny: false,
+    };
+    lab.change(&[
+        Change::Service(ServiceId(9), Some(Service { proto: 6, ..Service::default() })),
+        Change::Frontend(key, Some(scoped)),
+    ]);
+    assert_eq!(lab.send(0, &lab.tcp(inside, SYN)).0, OUT);
+    assert_eq!(lab.send(0, &lab.tcp(outside, SYN)).0, Fate::Drop(DropReason::NoBackend));
+    // Neither list may go while the frontend leads to it.
+    for id in [1, 9] {
+        assert!(lab.tables.apply(&[Change::Service(ServiceId(id), None)], None).is_err());
+    }
 }
 
 #[test]

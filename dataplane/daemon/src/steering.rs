@@ -119,6 +119,7 @@ mod tests {
         let service: IpAddr = "203.0.113.1".parse().unwrap();
         let frontend = Frontend {
             service: None,
+            inside: None,
             cluster_only: false,
             source_ranges: Vec::new(),
             source_ranges_deny: false,

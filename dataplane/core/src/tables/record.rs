@@ -171,6 +171,8 @@ pub struct Frontend {
     ///
     /// [`NoBackend`]: crate::verdict::DropReason::NoBackend
     pub service: Option<ServiceId>,
+    /// What clients inside the cluster get instead, where the traffic policies of inside and outside differ.
+    pub inside: Option<ServiceId>,
     /// Only clients inside the cluster may use it (ClusterIP without the option); others get `IsClusterIp`.
     pub cluster_only: bool,
     /// If not empty: sources allowed (or, with `deny`, refused); checked for sources outside the cluster.

@@ -80,7 +80,10 @@ impl Services {
         if let Some(reason) = refused(entrance, key, source) {
             return Match::Refused(reason);
         }
-        let Some(id) = entrance.record.service else { return Match::Refused(DropReason::NoBackend) };
+        let scoped = entrance.record.inside.filter(|_| is_inside(source));
+        let Some(id) = scoped.or(entrance.record.service) else {
+            return Match::Refused(DropReason::NoBackend);
+        };
         match self.services.get(&id.0) {
             Some(service) => Match::Service(id, service),
             None => Match::Refused(DropReason::NoBackend),
@@ -193,6 +196,12 @@ fn release<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, u32, Hashing>, key:
     }
 }
 
+/// Is this client part of the cluster?
+#[inline]
+const fn is_inside(source: &Row) -> bool {
+    source.number != 0 && !source.world
+}
+
 /// Access rules of a frontend; they bind clients outside the cluster.
 #[inline]
 fn refused(entrance: &Entrance, key: &FlowKey, source: &Row) -> Option<DropReason> {
@@ -200,8 +209,7 @@ fn refused(entrance: &Entrance, key: &FlowKey, source: &Row) -> Option<DropReaso
     if !frontend.cluster_only && frontend.source_ranges.is_empty() {
         return None;
     }
-    let inside = source.number != 0 && !source.world;
-    if inside {
+    if is_inside(source) {
         return None;
     }
     if frontend.cluster_only {

@@ -13,7 +13,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::Tables;
 use super::lpm::{Hashing, hashing};
-use super::record::{Change, ClassId, FrontendKey, IdentitySlot, Prefix, Route, ServiceId};
+use super::record::{Change, ClassId, Frontend, FrontendKey, IdentitySlot, Prefix, Route, ServiceId};
 use crate::packet::PortId;
 use crate::verdict::NextHopId;
 
@@ -129,7 +129,7 @@ impl Tables {
                 self.ipcache.classes_of(slot).into_iter().flatten().map(Target::Class).collect()
             }
             User::Frontend(key) => {
-                self.services.frontend(key).and_then(|f| f.service).map(Target::Service).into_iter().collect()
+                self.services.frontend(key).map(leads).unwrap_or_default()
             }
         }
     }
@@ -154,7 +154,7 @@ fn wants(change: &Change) -> Vec<Target> {
         Change::Identity(_, Some(identity)) => {
             [identity.egress, identity.ingress].into_iter().flatten().map(Target::Class).collect()
         }
-        Change::Frontend(_, Some(frontend)) => frontend.service.map(Target::Service).into_iter().collect(),
+        Change::Frontend(_, Some(frontend)) => leads(frontend),
         Change::NextHop(_, Some(hop)) => [Target::Port(hop.port)].into_iter().collect(),
         Change::Route(_, Some(Route::OnLink(port))) => [Target::Port(*port)].into_iter().collect(),
         Change::Route(_, Some(Route::Via(ways))) => ways.iter().map(|(id, _)| Target::NextHop(*id)).collect(),
@@ -167,6 +167,11 @@ fn wants(change: &Change) -> Vec<Target> {
         | Change::Settings(_)
         | Change::Port(..) => Vec::new(),
     }
+}
+
+/// The services behind a frontend, of both scopes.
+fn leads(frontend: &Frontend) -> Vec<Target> {
+    [frontend.service, frontend.inside].into_iter().flatten().map(Target::Service).collect()
 }
 
 /// Who refers to others by this change, if its references bind.

@@ -83,6 +83,7 @@ fn service(v4: bool) -> Service {
 fn frontend(id: u32) -> Option<Frontend> {
     Some(Frontend {
         service: Some(ServiceId(id)),
+        inside: None,
         cluster_only: false,
         source_ranges: Vec::new(),
         source_ranges_deny: false,

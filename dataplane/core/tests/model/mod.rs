@@ -47,6 +47,7 @@ pub fn balanced(workers: u8) -> Tables {
     let settings = Settings { snat_addresses: vec![nat_address()], workers, ..Settings::default() };
     let frontend = Frontend {
         service: Some(ServiceId(1)),
+        inside: None,
         cluster_only: false,
         source_ranges: Vec::new(),
         source_ranges_deny: false,
@@ -136,7 +137,7 @@ impl Model {
         let class = |id: Option<ClassId>| id.is_none_or(|id| self.classes.contains_key(&id));
         self.addresses.values().all(|slot| slot.0 == 0 || self.identities.contains_key(slot))
             && self.identities.values().all(|i| class(i.egress) && class(i.ingress))
-            && self.frontends.values().filter_map(|f| f.service).all(|id| self.services.contains_key(&id))
+            && self.frontends.values().flat_map(|f| [f.service, f.inside]).flatten().all(|id| self.services.contains_key(&id))
     }
 
     /// Tables that hold this, built in one go. Ways that lead nowhere need something to lead to while they are made.
@@ -256,9 +257,11 @@ fn services() -> impl Strategy<Value = Service> {
 
 fn frontend() -> impl Strategy<Value = Frontend> {
     let ranges = prop::collection::vec(prefixes().prop_filter("proper", proper), 0..2);
-    (prop::option::of(0..3_u32), any::<bool>(), ranges, any::<bool>()).prop_map(
-        |(id, cluster_only, source_ranges, source_ranges_deny)| Frontend {
+    let scopes = (prop::option::of(0..3_u32), prop::option::weighted(0.2, 0..3_u32));
+    (scopes, any::<bool>(), ranges, any::<bool>()).prop_map(
+        |((id, inside), cluster_only, source_ranges, source_ranges_deny)| Frontend {
             service: id.map(ServiceId),
+            inside: inside.map(ServiceId),
             cluster_only,
             source_ranges,
             source_ranges_deny,
