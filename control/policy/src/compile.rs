@@ -20,7 +20,7 @@ use crate::objects::Objects;
 use crate::observed::Naming;
 use crate::policy::{Direction, Policy, Source};
 use crate::service::Service;
-use crate::service::frontends::{self, Shown};
+use crate::service::frontends::Frontends;
 
 pub use edit::Edit;
 
@@ -30,7 +30,7 @@ pub struct Compiled {
     pub objects: Objects,
     pub options: Options,
     pub engine: Engine,
-    pub frontends: Vec<Shown>,
+    pub frontends: Frontends,
     pub records: Records,
     pub warnings: Vec<Problem>,
 }
@@ -54,7 +54,7 @@ impl Compiled {
         let mut compiled = Self {
             objects: Objects::default(),
             engine: Engine::new(settings, numbers),
-            frontends: Vec::new(),
+            frontends: Frontends::default(),
             records: Records::new(),
             warnings: Vec::new(),
             options,
@@ -84,25 +84,15 @@ impl Compiled {
     }
 
     fn frontends_anew(&mut self) -> Vec<Change> {
-        self.frontends = frontends::all(&self.objects, &self.options);
-        let mut services = frontends::changes(&self.frontends);
-        services.push(Change::Settings(self.options.settings.clone()));
-        self.newer_services(services)
+        let mut changes = self.frontends.renew(&self.objects, &self.options);
+        changes.extend(self.newer_settings());
+        changes
     }
 
-    /// What differs between the services as they were told and these.
-    fn newer_services(&self, services: Vec<Change>) -> Vec<Change> {
-        let is_service = |change: &Change| {
-            matches!(change, Change::Service(..) | Change::Frontend(..) | Change::Settings(_))
-        };
-        let old: Records = self
-            .records
-            .iter()
-            .filter(|(_, change)| is_service(change))
-            .map(|(key, c)| (*key, c.clone()))
-            .collect();
-        let new: Records = services.into_iter().map(|change| (change.key(), change)).collect();
-        diff(&old, &new)
+    /// The settings, if they are not what was told last.
+    fn newer_settings(&self) -> Option<Change> {
+        let settings = Change::Settings(self.options.settings.clone());
+        (self.records.get(&settings.key()) != Some(&settings)).then_some(settings)
     }
 
     /// What leads from an older state of the world to this one.

@@ -35,6 +35,13 @@ pub struct Options {
     pub external_clusterip: bool,
     pub source_range_all_types: bool,
     pub no_backend_reject: bool,
+    /// Node addresses that NodePorts listen on; empty: all of the node's. Host prefixes stand for themselves where no
+    /// Node object tells of addresses.
+    pub node_port_addresses: Vec<Prefix>,
+    /// Prefer backends as EndpointSlices' hints say.
+    pub topology: bool,
+    /// Services with this `service.kubernetes.io/service-proxy-name` are ours; empty: those without.
+    pub proxy_name: String,
     /// Seconds that a learned name lives at least.
     pub tofqdns_min_ttl: u32,
     /// Pods may always be reached from their own node.
@@ -65,6 +72,9 @@ impl Default for Options {
             external_clusterip: false,
             source_range_all_types: false,
             no_backend_reject: true,
+            node_port_addresses: Vec::new(),
+            topology: false,
+            proxy_name: String::new(),
             tofqdns_min_ttl: 0,
             allow_localhost: true,
             cidr_matches: CidrMatches::default(),
@@ -75,7 +85,7 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 11] = [
+pub const OPTIONS: [(&str, &str); 14] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
     ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
@@ -95,6 +105,12 @@ pub const OPTIONS: [(&str, &str); 11] = [
         "policy-cidr-match-mode",
         "Whom CIDRs select in the cluster by address: nodes, pods, nodes,pods or nothing",
     ),
+    (
+        "nodeport-addresses",
+        "Prefixes of the node addresses that NodePorts listen on, with commas; nothing is all",
+    ),
+    ("enable-service-topology", "Prefer backends as the hints in EndpointSlices say: true or false"),
+    ("k8s-service-proxy-name", "Handle services with this service-proxy-name label instead of those without"),
     ("service-no-backend-response", "What a service without backends does: reject or drop"),
 ];
 
@@ -137,6 +153,12 @@ impl Options {
                 self.cidr_matches =
                     CidrMatches { nodes: parts.contains(&"nodes"), pods: parts.contains(&"pods") };
             }
+            "nodeport-addresses" => {
+                let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+                self.node_port_addresses = parts.map(prefix).collect::<Result<_, _>>()?;
+            }
+            "enable-service-topology" => self.topology = flag()?,
+            "k8s-service-proxy-name" => value.clone_into(&mut self.proxy_name),
             "service-no-backend-response" => {
                 self.no_backend_reject = one_of(&["reject", "drop"])? == "reject"
             }

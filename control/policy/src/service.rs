@@ -1,5 +1,7 @@
 //! Services and their backends as Kubernetes says them.
 
+mod backends;
+mod exposure;
 pub mod frontends;
 
 use std::net::IpAddr;
@@ -52,12 +54,41 @@ pub struct Service {
     pub internal_local: bool,
     pub source_ranges: Vec<Prefix>,
     pub source_ranges_deny: bool,
-    /// `service.cilium.io/lb-algorithm`.
-    pub algorithm: Option<String>,
-    /// `service.cilium.io/forwarding-mode`.
-    pub forwarding: Option<String>,
-    /// Somebody else's to handle (`service.kubernetes.io/service-proxy-name`).
+    /// Whose it is to handle (`service.kubernetes.io/service-proxy-name`).
     pub proxy_name: Option<String>,
+    pub annotations: Box<Annotations>,
+    /// `spec.trafficDistribution`.
+    pub distribution: Option<String>,
+}
+
+/// What annotations say of a service (all begin with `service.cilium.io/`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// `lb-algorithm`.
+    pub algorithm: Option<String>,
+    /// `forwarding-mode`.
+    pub forwarding: Option<String>,
+    /// Only these types of frontends (`type`).
+    pub types: Option<Vec<String>>,
+    /// Only nodes with this value of the label of the same name expose it (`node`).
+    pub node: Option<String>,
+    /// Only nodes with these labels expose it (`node-selector`).
+    pub node_selector: Option<String>,
+}
+
+impl Annotations {
+    fn read(metadata: &Metadata) -> Self {
+        let text = |name: &str| metadata.annotation(name).map(str::to_owned);
+        Self {
+            algorithm: text("service.cilium.io/lb-algorithm"),
+            forwarding: text("service.cilium.io/forwarding-mode"),
+            types: metadata
+                .annotation("service.cilium.io/type")
+                .map(|types| types.split(',').map(|name| name.trim().to_owned()).collect()),
+            node: text("service.cilium.io/node"),
+            node_selector: text("service.cilium.io/node-selector"),
+        }
+    }
 }
 
 /// ClientIP affinity without a word about time lasts three hours.
@@ -72,8 +103,7 @@ impl Service {
                 metadata.namespace.clone()
             },
             source_ranges_deny: metadata.annotation("service.cilium.io/src-ranges-policy") == Some("deny"),
-            algorithm: metadata.annotation("service.cilium.io/lb-algorithm").map(str::to_owned),
-            forwarding: metadata.annotation("service.cilium.io/forwarding-mode").map(str::to_owned),
+            annotations: Box::new(Annotations::read(&metadata)),
             proxy_name: metadata
                 .labels
                 .iter()
@@ -88,7 +118,9 @@ impl Service {
         }
         let ingress = node.get("status").and_then(|s| s.get("loadBalancer")).and_then(|l| l.get("ingress"));
         for item in ingress.map(Node::list).unwrap_or_default() {
-            if let Some(ip) = item.get("ip") {
+            // Where a load balancer of its own stands in front, its address is not ours to take.
+            let proxied = item.get("ipMode").and_then(Node::text) == Some("Proxy");
+            if let Some(ip) = item.get("ip").filter(|_| !proxied) {
                 let place = place.key("status.loadBalancer.ingress");
                 service.ingress_ips.extend(address(ip.text().unwrap_or_default(), ip, &place, problems));
             }
@@ -142,6 +174,7 @@ impl Service {
             self.affinity_seconds = u32::try_from(seconds).unwrap_or(0);
         }
         self.external_local = fields.text("externalTrafficPolicy").as_deref() == Some("Local");
+        self.distribution = fields.text("trafficDistribution");
         self.internal_local = fields.text("internalTrafficPolicy").as_deref() == Some("Local");
         for (node, place) in fields.list("ports").unwrap_or_default() {
             self.ports.extend(read_port(node, place, fields.problems));
@@ -189,6 +222,9 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     pub node: String,
     pub zone: String,
+    /// Who should use it, by the hints of whoever wrote the slice.
+    pub for_zones: Vec<String>,
+    pub for_nodes: Vec<String>,
 }
 
 impl Slice {
@@ -244,5 +280,10 @@ fn read_slice_endpoint(node: &Node, place: Place, problems: &mut Problems) -> Sl
     endpoint.ready = conditions("ready").unwrap_or(true);
     endpoint.serving = conditions("serving").unwrap_or(endpoint.ready);
     endpoint.terminating = conditions("terminating").unwrap_or(false);
+    let hints = |key: &str| -> Vec<String> {
+        let list = node.get("hints").and_then(|hints| hints.get(key)).map(Node::list).unwrap_or_default();
+        list.iter().filter_map(|item| Some(item.get("name")?.text()?.to_owned())).collect()
+    };
+    (endpoint.for_zones, endpoint.for_nodes) = (hints("forZones"), hints("forNodes"));
     endpoint
 }

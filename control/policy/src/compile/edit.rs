@@ -1,5 +1,7 @@
 //! One object at a time: what a watch tells, without comparing whole sets.
 
+use std::collections::BTreeSet;
+
 use sluice_core::tables::record::{Change, merge};
 
 use super::Compiled;
@@ -7,6 +9,7 @@ use crate::engine::ObjectChange;
 use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 use crate::policy::{Policy, Source};
+use crate::service::frontends::Owner;
 use crate::service::{Service, Slice};
 
 /// An object that came, changed or went.
@@ -22,6 +25,28 @@ pub enum Edit {
     Group(String, Option<CidrGroup>),
 }
 
+/// Whose frontends must be made anew.
+enum Touched {
+    All,
+    Owners(BTreeSet<Owner>),
+}
+
+impl Touched {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Owners(mut own), Self::Owners(more)) => {
+                own.extend(more);
+                Self::Owners(own)
+            }
+            _ => Self::All,
+        }
+    }
+}
+
+fn owner(service: &(String, String)) -> Owner {
+    Owner::Service(service.0.clone(), service.1.clone())
+}
+
 fn put<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(key, value)),
@@ -32,69 +57,69 @@ fn put<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Opt
 impl Compiled {
     /// Take in single objects; what the dataplane must change. The cost is that of what they touch.
     pub fn edit(&mut self, edits: Vec<Edit>) -> Vec<Change> {
-        let (mut told, mut services) = (Vec::new(), false);
+        let (mut told, mut touched) = (Vec::new(), Touched::Owners(BTreeSet::new()));
         for edit in edits {
-            let (changes, of_services) = self.one(edit);
+            let (changes, services) = self.one(edit);
             told.extend(changes);
-            services |= of_services;
+            touched = touched.and(services);
         }
         let mut changes = self.engine.apply(told);
-        if services {
-            changes.extend(self.frontends_anew());
-        }
+        changes.extend(match touched {
+            Touched::All => self.frontends_anew(),
+            Touched::Owners(owners) => self.frontends.update(owners, &self.objects, &self.options),
+        });
         merge(&mut self.records, &changes);
         changes
     }
 
-    /// What the engine must hear of it, and whether services are touched.
-    fn one(&mut self, edit: Edit) -> (Vec<ObjectChange>, bool) {
+    /// What the engine must hear of it, and whose frontends are touched.
+    fn one(&mut self, edit: Edit) -> (Vec<ObjectChange>, Touched) {
+        let nobody = Touched::Owners(BTreeSet::new());
         let objects = &mut self.objects;
         match edit {
             Edit::Namespace(name, labels) => {
                 put(&mut objects.namespaces, name.clone(), labels.clone());
-                (vec![ObjectChange::Namespace(name, labels)], false)
+                (vec![ObjectChange::Namespace(name, labels)], nobody)
             }
             Edit::Node(name, node) => {
                 put(&mut objects.nodes, name.clone(), node.clone());
                 let own = name == self.options.node;
-                (vec![ObjectChange::Node(name, node)], own)
+                (vec![ObjectChange::Node(name, node)], if own { Touched::All } else { nobody })
             }
             Edit::Endpoint(key, endpoint) => {
-                let is_port = |endpoint: &Option<Endpoint>| endpoint.iter().any(|e| !e.host_ports.is_empty());
                 let had = objects.endpoints.get(&key).cloned();
                 put(&mut objects.endpoints, key.clone(), endpoint.clone());
-                // Where nobody makes slices, services look for their pods themselves.
-                let touched = is_port(&had)
-                    || is_port(&endpoint)
-                    || (objects.slices.is_empty() && !objects.services.is_empty());
-                (vec![ObjectChange::Endpoint(key, endpoint)], touched)
+                let versions = [had.as_ref(), endpoint.as_ref()];
+                let touched = self.frontends.touched_by(&key, versions, &self.objects);
+                (vec![ObjectChange::Endpoint(key, endpoint)], Touched::Owners(touched))
             }
             Edit::Service(key, service) => {
                 put(&mut objects.services, key.clone(), service);
-                (vec![self.backed(&key)], true)
+                (vec![self.backed(&key)], Touched::Owners(BTreeSet::from([owner(&key)])))
             }
             Edit::Slice(key, slice) => {
                 let service = |slice: &Slice| (slice.namespace.clone(), slice.service.clone());
                 let mut meant: Vec<_> = objects.slices.get(&key).map(service).into_iter().collect();
                 meant.extend(slice.as_ref().map(service));
-                put(&mut objects.slices, key, slice);
+                put(&mut objects.slices, key.clone(), slice);
+                meant.iter().for_each(|service| self.frontends.retell_slices(service, &self.objects, &key));
                 let mut told: Vec<ObjectChange> = meant.iter().map(|service| self.backed(service)).collect();
                 if meant.iter().any(|(namespace, name)| namespace == "default" && name == "kubernetes") {
                     told.push(ObjectChange::ApiServer(
                         super::api_servers(&self.objects).into_iter().collect(),
                     ));
                 }
-                (told, true)
+                (told, Touched::Owners(meant.iter().map(owner).collect()))
             }
             Edit::Policy(source, policies) => {
                 objects.policies.retain(|policy| policy.source != source);
                 objects.policies.extend(policies.iter().cloned());
-                (vec![ObjectChange::Policy(source, policies)], false)
+                (vec![ObjectChange::Policy(source, policies)], nobody)
             }
             Edit::Group(name, group) => {
                 objects.groups.retain(|own| own.name != name);
                 objects.groups.extend(group.clone());
-                (vec![ObjectChange::Group(name, group)], false)
+                (vec![ObjectChange::Group(name, group)], nobody)
             }
         }
     }
@@ -102,7 +127,7 @@ impl Compiled {
     /// A service as it stands, with the addresses behind it.
     fn backed(&self, key: &(String, String)) -> ObjectChange {
         let service = self.objects.services.get(key).map(|service| {
-            let own = self.objects.slices.values().filter(|s| s.namespace == key.0 && s.service == key.1);
+            let own = self.frontends.slices_of(key, &self.objects);
             let endpoints = own.filter(|_| service.selector.is_empty()).flat_map(|slice| &slice.endpoints);
             (service.clone(), endpoints.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect())
         });

@@ -58,7 +58,7 @@ impl Compiled {
     }
 
     pub fn show_services(&self) -> Value {
-        self.frontends.iter().map(frontends::show).collect()
+        self.frontends.iter().flat_map(frontends::show).collect()
     }
 
     /// Everything compiled, for `dump`.

@@ -1,7 +1,12 @@
 //! Services → frontends and backends, as records and as people are shown them.
+//!
+//! Who makes frontends is an owner: a service, or a pod with host ports. Each owner's frontends are made on their own, so
+//! that a change costs what its owners cost. Where two claim an address and port, the first by order has it, services
+//! before pods, and the other gets it when the first lets go.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluice_core::tables::maglev::DEFAULT_WEIGHT;
@@ -10,9 +15,20 @@ use sluice_core::tables::record::{
     Service as Record, ServiceId,
 };
 
-use super::{Kind, Service, ServicePort, Slice};
+use super::backends::{Asked, selects};
+use super::exposure::{self, Entrance};
+use super::{Service, Slice};
 use crate::config::Options;
-use crate::objects::Objects;
+use crate::objects::{Endpoint, Objects};
+
+/// One list of backends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct List {
+    pub id: ServiceId,
+    pub record: Record,
+    /// Node and zone of each backend.
+    pub places: Vec<(String, String)>,
+}
 
 /// One frontend with all that is known of it.
 #[derive(Clone, Debug)]
@@ -21,251 +37,336 @@ pub struct Shown {
     pub kind: &'static str,
     pub service: String,
     pub external: bool,
-    pub id: ServiceId,
     pub frontend: Frontend,
-    pub record: Record,
-    pub places: Vec<(String, String)>,
+    /// What the clients that it is meant for get.
+    pub list: Arc<List>,
+    /// What clients inside the cluster get, if that is something else.
+    pub inside: Option<Arc<List>>,
+}
+
+/// Who makes frontends, by namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    Service(String, String),
+    Pod(String, String),
 }
 
 /// All frontends of a set of objects.
-pub fn all(objects: &Objects, options: &Options) -> Vec<Shown> {
-    let mut slices: HashMap<(&str, &str), Vec<&Slice>> = HashMap::new();
-    for slice in objects.slices.values() {
-        slices.entry((&slice.namespace, &slice.service)).or_default().push(slice);
-    }
-    let node_ips: Vec<IpAddr> =
-        objects.nodes.get(&options.node).map(|n| n.addresses.clone()).unwrap_or_default();
-    let mut shown = Vec::new();
-    for service in objects.services.values() {
-        if service.kind == Kind::ExternalName || service.headless || service.proxy_name.is_some() {
-            continue;
+#[derive(Clone, Debug, Default)]
+pub struct Frontends {
+    owners: BTreeMap<Owner, Vec<Shown>>,
+    claims: HashMap<FrontendKey, BTreeMap<Owner, Frontend>>,
+    /// Numbers that are taken, and by what.
+    numbers: HashMap<ServiceId, String>,
+    /// Names of the slices of each service.
+    slices: HashMap<(String, String), BTreeSet<(String, String)>>,
+}
+
+impl Frontends {
+    /// All frontends anew; what the dataplane must change.
+    pub fn renew(&mut self, objects: &Objects, options: &Options) -> Vec<Change> {
+        self.slices.clear();
+        for (name, slice) in &objects.slices {
+            let service = (slice.namespace.clone(), slice.service.clone());
+            self.slices.entry(service).or_default().insert(name.clone());
         }
+        let mut owners: BTreeSet<Owner> = self.owners.keys().cloned().collect();
+        owners.extend(objects.services.keys().map(|(namespace, name)| service_owner(namespace, name)));
+        let pods = objects.endpoints.iter().filter(|(_, endpoint)| !endpoint.host_ports.is_empty());
+        owners.extend(pods.map(|((namespace, name), _)| Owner::Pod(namespace.clone(), name.clone())));
+        self.update(owners, objects, options)
+    }
+
+    /// The slices of a service as they are now.
+    pub fn retell_slices(&mut self, service: &(String, String), objects: &Objects, slice: &(String, String)) {
+        let is_its =
+            objects.slices.get(slice).is_some_and(|s| (&s.namespace, &s.service) == (&service.0, &service.1));
+        let names = self.slices.entry(service.clone()).or_default();
+        if is_its {
+            names.insert(slice.clone())
+        } else {
+            names.remove(slice)
+        };
+    }
+
+    /// The slices of a service.
+    pub fn slices_of<'a>(
+        &'a self,
+        service: &(String, String),
+        objects: &'a Objects,
+    ) -> impl Iterator<Item = &'a Slice> {
+        self.slices.get(service).into_iter().flatten().filter_map(|name| objects.slices.get(name))
+    }
+
+    /// Whose frontends hang on an endpoint that was one thing and is now another.
+    pub fn touched_by(
+        &self,
+        key: &(String, String),
+        versions: [Option<&Endpoint>; 2],
+        objects: &Objects,
+    ) -> BTreeSet<Owner> {
+        let versions = || versions.into_iter().flatten();
+        let mut touched = BTreeSet::new();
+        if versions().any(|endpoint| !endpoint.host_ports.is_empty()) {
+            touched.insert(Owner::Pod(key.0.clone(), key.1.clone()));
+        }
+        // Where nobody makes slices, services look for their pods themselves.
         let own =
-            slices.get(&(service.namespace.as_str(), service.name.as_str())).map_or(&[][..], Vec::as_slice);
-        for port in &service.ports {
-            Ports { objects, options, service, port, slices: own, node_ips: &node_ips }.frontends(&mut shown);
+            objects.services.range((key.0.clone(), String::new())..).take_while(|((ns, _), _)| *ns == key.0);
+        for (name, service) in own {
+            let sliced = self.slices.get(name).is_some_and(|slices| !slices.is_empty());
+            if !sliced && versions().any(|endpoint| selects(service, endpoint)) {
+                touched.insert(service_owner(&name.0, &name.1));
+            }
         }
+        touched
     }
-    host_ports(objects, options, &node_ips, &mut shown);
-    shown
-}
 
-/// The records of all frontends. Where two services claim an address and port, the first by name has it.
-pub fn changes(shown: &[Shown]) -> Vec<Change> {
-    let mut changes: BTreeMap<_, Change> = BTreeMap::new();
-    for one in shown {
-        let service = Change::Service(one.id, Some(one.record.clone()));
-        changes.entry(service.key()).or_insert(service);
-        let frontend = Change::Frontend(one.key, Some(one.frontend.clone()));
-        changes.entry(frontend.key()).or_insert(frontend);
-        if one.kind == "LoadBalancer" || one.kind == "ExternalIPs" || one.kind == "ClusterIP" {
-            // Unknown ports of a service's address end here.
-            let key = FrontendKey { port: 0, proto: 0, ..one.key };
-            let nothing = Frontend { service: None, ..one.frontend.clone() };
-            changes.entry(Change::Frontend(key, None).key()).or_insert(Change::Frontend(key, Some(nothing)));
+    /// Make the frontends of these owners anew; what the dataplane must change.
+    pub fn update(
+        &mut self,
+        owners: impl IntoIterator<Item = Owner>,
+        objects: &Objects,
+        options: &Options,
+    ) -> Vec<Change> {
+        let mut lists: BTreeMap<ServiceId, [Option<Arc<List>>; 2]> = BTreeMap::new();
+        let mut keys: BTreeMap<FrontendKey, Option<Frontend>> = BTreeMap::new();
+        for owner in owners {
+            let made = self.made_by(&owner, objects, options);
+            let old = self.owners.remove(&owner).unwrap_or_default();
+            for list in old.iter().flat_map(Shown::lists) {
+                lists.entry(list.id).or_default()[0] = Some(Arc::clone(list));
+            }
+            for list in made.iter().flat_map(Shown::lists) {
+                lists.entry(list.id).or_default()[1] = Some(Arc::clone(list));
+            }
+            for key in old.iter().flat_map(claimed).map(|(key, _)| key) {
+                keys.entry(key).or_insert_with(|| self.live(key));
+                if let Some(claims) = self.claims.get_mut(&key) {
+                    claims.remove(&owner);
+                }
+            }
+            for (key, frontend) in made.iter().flat_map(claimed) {
+                keys.entry(key).or_insert_with(|| self.live(key));
+                self.claims.entry(key).or_default().entry(owner.clone()).or_insert(frontend);
+            }
+            if !made.is_empty() {
+                self.owners.insert(owner, made);
+            }
         }
+        self.differences(lists, keys)
     }
-    changes.into_values().collect()
-}
 
-/// One port of one service.
-struct Ports<'a> {
-    objects: &'a Objects,
-    options: &'a Options,
-    service: &'a Service,
-    port: &'a ServicePort,
-    slices: &'a [&'a Slice],
-    node_ips: &'a [IpAddr],
-}
+    /// What was, and what is now.
+    fn differences(
+        &mut self,
+        lists: BTreeMap<ServiceId, [Option<Arc<List>>; 2]>,
+        keys: BTreeMap<FrontendKey, Option<Frontend>>,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (id, [old, new]) in lists {
+            if new.is_none() {
+                self.numbers.remove(&id);
+            }
+            if old.as_ref().map(|list| &list.record) != new.as_ref().map(|list| &list.record) {
+                changes.push(Change::Service(id, new.map(|list| list.record.clone())));
+            }
+        }
+        for (key, before) in keys {
+            let now = self.live(key);
+            if self.claims.get(&key).is_some_and(BTreeMap::is_empty) {
+                self.claims.remove(&key);
+            }
+            if before != now {
+                changes.push(Change::Frontend(key, now));
+            }
+        }
+        changes
+    }
 
-impl Ports<'_> {
-    fn frontends(&self, shown: &mut Vec<Shown>) {
-        let service = self.service;
-        let exposed = service.kind != Kind::ClusterIp;
-        let load_balancer = service.kind == Kind::LoadBalancer;
-        for ip in &service.cluster_ips {
-            shown.push(self.frontend(*ip, self.port.port, "ClusterIP", false));
-        }
-        for ip in &service.external_ips {
-            shown.push(self.frontend(*ip, self.port.port, "ExternalIPs", true));
-        }
-        for ip in service.ingress_ips.iter().filter(|_| load_balancer) {
-            shown.push(self.frontend(*ip, self.port.port, "LoadBalancer", true));
-        }
-        if let Some(port) = self.port.node_port.filter(|_| exposed) {
-            for ip in self.node_ips {
-                shown.push(self.frontend(*ip, port, "NodePort", true));
+    /// What an address and port is: the first claim.
+    fn live(&self, key: FrontendKey) -> Option<Frontend> {
+        self.claims.get(&key).and_then(|claims| claims.values().next()).cloned()
+    }
+
+    fn made_by(&mut self, owner: &Owner, objects: &Objects, options: &Options) -> Vec<Shown> {
+        match owner {
+            Owner::Service(namespace, name) => {
+                let key = (namespace.clone(), name.clone());
+                let Some(service) = objects.services.get(&key).filter(|s| exposure::is_ours(s, options))
+                else {
+                    return Vec::new();
+                };
+                let names = self.slices.get(&key).into_iter().flatten();
+                let slices: Vec<&Slice> = names.filter_map(|name| objects.slices.get(name)).collect();
+                let mut making = Making { numbers: &mut self.numbers, service, shown: Vec::new() };
+                for port in &service.ports {
+                    let asked = Asked { objects, options, service, port, slices: &slices };
+                    let entrances =
+                        exposure::entrances(service, port, &service.ingress_ips, objects, options);
+                    making.port(&asked, &entrances);
+                }
+                making.shown
+            }
+            Owner::Pod(namespace, name) => {
+                let pod = objects.endpoints.get(&(namespace.clone(), name.clone()));
+                pod.map(|pod| host_ports(pod, objects, options, &mut self.numbers)).unwrap_or_default()
             }
         }
     }
 
-    fn frontend(&self, ip: IpAddr, port: u16, kind: &'static str, external: bool) -> Shown {
+    pub fn iter(&self) -> impl Iterator<Item = &Shown> {
+        self.owners.values().flatten()
+    }
+}
+
+fn service_owner(namespace: &str, name: &str) -> Owner {
+    Owner::Service(namespace.to_owned(), name.to_owned())
+}
+
+impl Shown {
+    fn lists(&self) -> impl Iterator<Item = &Arc<List>> {
+        [Some(&self.list), self.inside.as_ref()].into_iter().flatten()
+    }
+}
+
+/// What a frontend claims: its address and port, and the unknown ports of an address that is a service's alone.
+fn claimed(one: &Shown) -> Vec<(FrontendKey, Frontend)> {
+    let mut claims = vec![(one.key, one.frontend.clone())];
+    if matches!(one.kind, "LoadBalancer" | "ExternalIPs" | "ClusterIP") {
+        let key = FrontendKey { port: 0, proto: 0, ..one.key };
+        claims.push((key, Frontend { service: None, inside: None, ..one.frontend.clone() }));
+    }
+    claims
+}
+
+/// The frontends of one service while they are made.
+struct Making<'a> {
+    numbers: &'a mut HashMap<ServiceId, String>,
+    service: &'a Service,
+    shown: Vec<Shown>,
+}
+
+impl Making<'_> {
+    fn port(&mut self, asked: &Asked<'_>, entrances: &[Entrance]) {
+        // By family and scope: frontends share what they lead to.
+        let mut lists: HashMap<(bool, bool), Arc<List>> = HashMap::new();
         let service = self.service;
-        let local = if external { service.external_local } else { service.internal_local };
-        let (backends, places) = self.backends(ip.is_ipv4(), local);
-        let ranged = kind == "LoadBalancer" || (kind == "ExternalIPs") || self.options.source_range_all_types;
-        let algorithm = match service.algorithm.as_deref().unwrap_or(&self.options.algorithm) {
+        for (ip, number, kind, external) in entrances.iter().copied() {
+            let mut list = |local: bool| {
+                let lists = lists.entry((ip.is_ipv4(), local));
+                Arc::clone(lists.or_insert_with(|| Arc::new(self.list(asked, ip.is_ipv4(), local))))
+            };
+            let (main, inner) = if external {
+                (list(service.external_local), Some(list(service.internal_local)))
+            } else {
+                (list(service.internal_local), None)
+            };
+            let inside = inner.filter(|inner| inner.id != main.id);
+            let options = asked.options;
+            let ranged = matches!(kind, "LoadBalancer" | "ExternalIPs") || options.source_range_all_types;
+            let frontend = Frontend {
+                service: Some(main.id),
+                inside: inside.as_ref().map(|inside| inside.id),
+                cluster_only: kind == "ClusterIP" && !options.external_clusterip,
+                source_ranges: if ranged { service.source_ranges.clone() } else { Vec::new() },
+                source_ranges_deny: service.source_ranges_deny,
+            };
+            let key = FrontendKey { ip, port: number, proto: asked.port.proto };
+            let name = format!("{}/{}", service.namespace, service.name);
+            self.shown.push(Shown { key, kind, service: name, external, frontend, list: main, inside });
+        }
+    }
+
+    fn list(&mut self, asked: &Asked<'_>, v4: bool, local: bool) -> List {
+        let (service, options) = (self.service, asked.options);
+        let (backends, places) = asked.backends(v4, local);
+        let algorithm = match service.annotations.algorithm.as_deref().unwrap_or(&options.algorithm) {
             "random" => Algorithm::Random,
-            _ => Algorithm::Maglev(self.options.maglev_size),
+            _ => Algorithm::Maglev(options.maglev_size),
         };
-        let forwarding = match service.forwarding.as_deref().unwrap_or(&self.options.mode) {
+        let forwarding = match service.annotations.forwarding.as_deref().unwrap_or(&options.mode) {
             "snat" if !local => Forwarding::Snat,
             _ => Forwarding::Dnat,
         };
-        let scope = if local { "local" } else { "cluster" };
-        let id = self.id(ip.is_ipv4(), scope, external);
         let record = Record {
-            proto: self.port.proto,
+            proto: asked.port.proto,
             algorithm,
             forwarding,
             affinity_seconds: service.affinity_seconds,
-            reject: self.options.no_backend_reject && !local,
+            reject: options.no_backend_reject && !local,
             backends,
         };
-        let frontend = Frontend {
-            service: Some(id),
-            cluster_only: kind == "ClusterIP" && !self.options.external_clusterip,
-            source_ranges: if ranged { service.source_ranges.clone() } else { Vec::new() },
-            source_ranges_deny: service.source_ranges_deny,
-        };
-        let key = FrontendKey { ip, port, proto: self.port.proto };
-        let name = format!("{}/{}", service.namespace, service.name);
-        Shown { key, kind, service: name, external, id, frontend, record, places }
-    }
-
-    /// A number that is the same in every process: flows remember it.
-    fn id(&self, v4: bool, scope: &str, external: bool) -> ServiceId {
-        let s = self.service;
-        let family = if v4 { "4" } else { "6" };
-        let side = if external { "external" } else { "internal" };
-        ServiceId(hash(&[
-            &s.namespace,
-            &s.name,
-            &self.port.name,
-            &self.port.port.to_string(),
-            &self.port.proto.to_string(),
-            family,
-            scope,
-            side,
-        ]))
-    }
-
-    /// All slices' endpoints of a family, each once; with their nodes and zones.
-    fn backends(&self, v4: bool, local: bool) -> (Vec<Backend>, Vec<(String, String)>) {
-        let mut found: BTreeMap<(IpAddr, u16), (Backend, (String, String))> = BTreeMap::new();
-        for slice in self.slices {
-            // A port without a name is the only one.
-            let fits =
-                |(name, proto, _): &&(String, u8, u16)| *name == self.port.name && *proto == self.port.proto;
-            let Some((_, _, number)) = slice.ports.iter().find(fits) else { continue };
-            for endpoint in &slice.endpoints {
-                if local && endpoint.node != self.options.node {
-                    continue;
-                }
-                let Some(state) = state(endpoint.ready, endpoint.serving, endpoint.terminating) else {
-                    continue;
-                };
-                for ip in endpoint.addresses.iter().filter(|ip| ip.is_ipv4() == v4) {
-                    let weight = slice.weight.unwrap_or(DEFAULT_WEIGHT);
-                    let state = if weight == 0 { BackendState::Maintenance } else { state };
-                    let id = BackendId(hash(&[&ip.to_string(), &number.to_string()]));
-                    let backend = Backend { id, ip: *ip, port: *number, weight, state };
-                    let place = (endpoint.node.clone(), endpoint.zone.clone());
-                    let there = found.entry((*ip, *number)).or_insert_with(|| (backend.clone(), place));
-                    // Told twice, the better state counts: slices are updated one after another.
-                    if there.0.state != BackendState::Active && state == BackendState::Active {
-                        there.0 = backend;
-                    }
-                }
-            }
-        }
-        // A slice is what endpoints were made of when nobody made slices: a selector over our own endpoints.
-        if self.slices.is_empty() && !self.service.selector.is_empty() {
-            self.selected(v4, &mut found);
-        }
-        found.into_values().unzip()
-    }
-
-    fn selected(&self, v4: bool, found: &mut BTreeMap<(IpAddr, u16), (Backend, (String, String))>) {
-        let chosen = |endpoint: &&crate::objects::Endpoint| {
-            endpoint.namespace == self.service.namespace
-                && self.service.selector.iter().all(|wanted| endpoint.labels.contains(wanted))
-        };
-        for endpoint in self.objects.endpoints.values().filter(chosen) {
-            let number = match &self.port.target {
-                super::Target::Number(number) => Some(*number),
-                super::Target::Named(name) => endpoint
-                    .ports
-                    .iter()
-                    .find(|(known, proto, _)| known == name && *proto == self.port.proto)
-                    .map(|(_, _, number)| *number),
-            };
-            let Some(port) = number else { continue };
-            for ip in endpoint.addresses.iter().filter(|ip| ip.is_ipv4() == v4) {
-                let id = BackendId(hash(&[&ip.to_string(), &port.to_string()]));
-                let backend =
-                    Backend { id, ip: *ip, port, weight: DEFAULT_WEIGHT, state: BackendState::Active };
-                found.insert((*ip, port), (backend, (endpoint.node.clone(), String::new())));
-            }
-        }
+        let (family, scope) = (if v4 { "4" } else { "6" }, if local { "local" } else { "cluster" });
+        let (port, proto) = (asked.port.port.to_string(), asked.port.proto.to_string());
+        let parts = [&service.namespace, &service.name, &asked.port.name, &port, &proto, family, scope];
+        List { id: number(self.numbers, &parts), record, places }
     }
 }
 
-fn state(ready: bool, serving: bool, terminating: bool) -> Option<BackendState> {
-    match (ready && !terminating, serving && terminating) {
-        (true, _) => Some(BackendState::Active),
-        (false, true) => Some(BackendState::Terminating),
-        (false, false) => None,
+/// A number for this that is the same in every process, because flows remember it; but where two things have the same by
+/// chance, the second gets the next.
+fn number(numbers: &mut HashMap<ServiceId, String>, parts: &[&str]) -> ServiceId {
+    let (name, mut id) = (parts.join("\0"), hash(parts));
+    while numbers.get(&ServiceId(id)).is_some_and(|taken| *taken != name) {
+        id = id.wrapping_add(1);
     }
+    numbers.insert(ServiceId(id), name);
+    ServiceId(id)
 }
 
 /// Ports of the node that lead straight to one pod on it.
-fn host_ports(objects: &Objects, options: &Options, node_ips: &[IpAddr], shown: &mut Vec<Shown>) {
-    for endpoint in objects.endpoints.values().filter(|e| e.node == options.node && !e.node.is_empty()) {
-        for (ip, proto, host, own) in &endpoint.host_ports {
-            let listening: Vec<IpAddr> = ip.map_or_else(|| node_ips.to_vec(), |ip| vec![ip]);
-            for ip in listening {
-                let Some(target) = endpoint.addresses.iter().find(|a| a.is_ipv4() == ip.is_ipv4()) else {
-                    continue;
-                };
-                let id = BackendId(hash(&[&target.to_string(), &own.to_string()]));
-                let backend = Backend {
-                    id,
-                    ip: *target,
-                    port: *own,
-                    weight: DEFAULT_WEIGHT,
-                    state: BackendState::Active,
-                };
-                let record = Record { proto: *proto, backends: vec![backend], ..Record::default() };
-                let name = format!("{}/{}", endpoint.namespace, endpoint.name);
-                let id = ServiceId(hash(&[
-                    "hostport",
-                    &name,
-                    &ip.to_string(),
-                    &host.to_string(),
-                    &proto.to_string(),
-                ]));
-                let frontend = Frontend {
-                    service: Some(id),
-                    cluster_only: false,
-                    source_ranges: Vec::new(),
-                    source_ranges_deny: false,
-                };
-                let key = FrontendKey { ip, port: *host, proto: *proto };
-                let places = vec![(endpoint.node.clone(), String::new())];
-                shown.push(Shown {
-                    key,
-                    kind: "HostPort",
-                    service: name,
-                    external: true,
-                    id,
-                    frontend,
-                    record,
-                    places,
-                });
-            }
+fn host_ports(
+    pod: &Endpoint,
+    objects: &Objects,
+    options: &Options,
+    numbers: &mut HashMap<ServiceId, String>,
+) -> Vec<Shown> {
+    let mut shown = Vec::new();
+    if pod.node != options.node || pod.node.is_empty() {
+        return shown;
+    }
+    for (ip, proto, host, own) in &pod.host_ports {
+        let listening: Vec<IpAddr> = match ip.filter(|ip| !ip.is_unspecified()) {
+            // The kernel's, and nobody's from outside.
+            Some(ip) if ip.is_loopback() => Vec::new(),
+            Some(ip) => vec![ip],
+            None => exposure::node_addresses(objects, options),
+        };
+        for ip in listening {
+            let Some(target) = pod.addresses.iter().find(|a| a.is_ipv4() == ip.is_ipv4()) else { continue };
+            let backend = Backend {
+                id: BackendId(hash(&[&target.to_string(), &own.to_string()])),
+                ip: *target,
+                port: *own,
+                weight: DEFAULT_WEIGHT,
+                state: BackendState::Active,
+            };
+            let record = Record { proto: *proto, backends: vec![backend], ..Record::default() };
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            let parts = ["hostport", &name, &ip.to_string(), &host.to_string(), &proto.to_string()];
+            let id = number(numbers, &parts);
+            let frontend = Frontend {
+                service: Some(id),
+                inside: None,
+                cluster_only: false,
+                source_ranges: Vec::new(),
+                source_ranges_deny: false,
+            };
+            let key = FrontendKey { ip, port: *host, proto: *proto };
+            let list = Arc::new(List { id, record, places: vec![(pod.node.clone(), String::new())] });
+            shown.push(Shown {
+                key,
+                kind: "HostPort",
+                service: name,
+                external: true,
+                frontend,
+                list,
+                inside: None,
+            });
         }
     }
+    shown
 }
 
 /// FNV-1a over the parts, each ended: the same everywhere and always.
@@ -277,10 +378,17 @@ pub fn hash(parts: &[&str]) -> u32 {
     u32::try_from((hash ^ hash >> 32) & 0xffff_ffff).unwrap_or(0)
 }
 
-/// A frontend as `dump` and `services` show it.
-pub fn show(one: &Shown) -> Value {
+/// A frontend as `dump` and `services` show it: a line for each scope.
+pub fn show(one: &Shown) -> Vec<Value> {
+    let main = show_scope(one, &one.list, one.external);
+    let inside = one.inside.as_ref().map(|list| show_scope(one, list, false));
+    [Some(main), inside].into_iter().flatten().collect()
+}
+
+fn show_scope(one: &Shown, list: &List, external: bool) -> Value {
+    let record = &list.record;
     let mut flags = Vec::new();
-    if one.record.affinity_seconds > 0 {
+    if record.affinity_seconds > 0 {
         flags.push("session-affinity");
     }
     if !one.frontend.source_ranges.is_empty() {
@@ -289,11 +397,12 @@ pub fn show(one: &Shown) -> Value {
     if one.frontend.cluster_only {
         flags.push("cluster-only");
     }
-    let backends: Vec<Value> = one
-        .record
-        .backends
-        .iter()
-        .zip(&one.places)
+    if one.frontend.inside.is_some() {
+        flags.push("two-scopes");
+    }
+    let listed =
+        record.backends.iter().zip(&list.places).filter(|(backend, _)| backend.state != BackendState::Kept);
+    let backends: Vec<Value> = listed
         .map(|(backend, (node, zone))| {
             json!({
                 "ip": backend.ip, "port": backend.port, "state": state_name(backend.state), "weight": backend.weight,
@@ -301,20 +410,20 @@ pub fn show(one: &Shown) -> Value {
             })
         })
         .collect();
-    let active = one.record.backends.iter().filter(|b| b.state == BackendState::Active).count();
+    let active = record.backends.iter().filter(|b| b.state == BackendState::Active).count();
     json!({
         "ip": one.key.ip,
         "port": one.key.port,
         "proto": crate::observed::protocol(one.key.proto),
         "type": one.kind,
         "service": one.service,
-        "scope": if one.external { "external" } else { "internal" },
+        "scope": if external { "external" } else { "internal" },
         "flags": flags,
-        "affinity_seconds": one.record.affinity_seconds,
+        "affinity_seconds": record.affinity_seconds,
         "source_ranges": one.frontend.source_ranges.iter().map(|p| format!("{}/{}", p.addr, p.len)).collect::<Vec<_>>(),
-        "mode": if one.record.forwarding == Forwarding::Snat { "snat" } else { "dnat" },
-        "algorithm": if one.record.algorithm == Algorithm::Random { "random" } else { "maglev" },
-        "backend_summary": format!("{active}/{}", one.record.backends.len()),
+        "mode": if record.forwarding == Forwarding::Snat { "snat" } else { "dnat" },
+        "algorithm": if record.algorithm == Algorithm::Random { "random" } else { "maglev" },
+        "backend_summary": format!("{active}/{}", backends.len()),
         "backends": backends,
     })
 }
@@ -325,5 +434,6 @@ fn state_name(state: BackendState) -> &'static str {
         BackendState::Terminating => "terminating",
         BackendState::Quarantined => "quarantined",
         BackendState::Maintenance => "maintenance",
+        BackendState::Kept => "kept",
     }
 }

@@ -133,6 +133,8 @@ pub enum BackendState {
     Terminating,
     Quarantined,
     Maintenance,
+    /// Still there, but not for new flows (not ready, or others are nearer): it keeps those it has until it is gone.
+    Kept,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -128,9 +128,7 @@ impl Tables {
             User::Identity(slot) => {
                 self.ipcache.classes_of(slot).into_iter().flatten().map(Target::Class).collect()
             }
-            User::Frontend(key) => {
-                self.services.frontend(key).map(leads).unwrap_or_default()
-            }
+            User::Frontend(key) => self.services.frontend(key).map(leads).unwrap_or_default(),
         }
     }
 }

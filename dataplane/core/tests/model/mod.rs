@@ -137,7 +137,12 @@ impl Model {
         let class = |id: Option<ClassId>| id.is_none_or(|id| self.classes.contains_key(&id));
         self.addresses.values().all(|slot| slot.0 == 0 || self.identities.contains_key(slot))
             && self.identities.values().all(|i| class(i.egress) && class(i.ingress))
-            && self.frontends.values().flat_map(|f| [f.service, f.inside]).flatten().all(|id| self.services.contains_key(&id))
+            && self
+                .frontends
+                .values()
+                .flat_map(|f| [f.service, f.inside])
+                .flatten()
+                .all(|id| self.services.contains_key(&id))
     }
 
     /// Tables that hold this, built in one go. Ways that lead nowhere need something to lead to while they are made.
