@@ -312,8 +312,11 @@ pub struct Config {
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print the JSON schema of the configuration file, for editors.
-    Schema,
+    /// Print a JSON schema, for editors: of the configuration file, or of a kind of objects (CiliumNetworkPolicy …).
+    Schema {
+        /// Kind of objects.
+        kind: Option<String>,
+    },
     /// Check a configuration file and print it with all defaults filled in.
     Show { file: PathBuf },
     /// List the options of policy and services with their defaults.

@@ -72,7 +72,7 @@ fn dispatch(cli: &Cli) -> Result<Answer> {
         Command::Completions { shell } => done(manual::completions(*shell)),
         Command::Man { folder } => done(manual::pages(folder)),
         Command::Config(args) => match &args.what {
-            ConfigCommand::Schema => done(offline::config_schema()),
+            ConfigCommand::Schema { kind } => done(offline::config_schema(kind.as_deref())),
             ConfigCommand::Show { file } => done(offline::config_show(file)),
             ConfigCommand::Options => done(offline::config_options()),
             ConfigCommand::Dataplane { file } => done(offline::config_dataplane(file)),

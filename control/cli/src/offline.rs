@@ -12,6 +12,7 @@ use sluice_policy::compile::Compiled;
 use sluice_policy::config::{self, Gateway, OPTIONS, Options};
 use sluice_policy::lint::lint;
 use sluice_policy::objects;
+use sluice_policy::schema;
 use sluice_policy::verdict::{Judge, differences, recorded};
 
 use crate::Answer;
@@ -291,6 +292,9 @@ pub fn config_options() -> Result<()> {
     OPTIONS.iter().try_for_each(|(name, what)| output::line(&format!("{name:32} {what}\n")))
 }
 
-pub fn config_schema() -> Result<()> {
-    output::line(include_str!("gateway.schema.json"))
+pub fn config_schema(kind: Option<&str>) -> Result<()> {
+    let Some(kind) = kind else { return output::line(include_str!("gateway.schema.json")) };
+    let known = schema::KINDS.join(", ");
+    let schema = schema::of(kind).with_context(|| format!("there is no schema of {kind}, but of {known}"))?;
+    output::json(&schema)
 }

@@ -1,5 +1,6 @@
 //! From tree to values: every mistake is noted with its place, none stops the reading.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ impl fmt::Display for Problem {
 pub struct Problems {
     pub errors: Vec<Problem>,
     pub warnings: Vec<Problem>,
+    /// If somebody wants to know: the fields that were understood at each place (`spec.ingress[].toPorts[]`).
+    pub understood: Option<BTreeMap<String, BTreeSet<&'static str>>>,
 }
 
 impl Problems {
@@ -216,6 +219,14 @@ impl<'a, 'p> Fields<'a, 'p> {
 
     /// Whatever was not asked for is unknown.
     pub fn deny_unknown(&mut self) {
+        if let Some(understood) = &mut self.problems.understood {
+            let outside = |(n, part): (usize, &str)| match (n, part.split_once(']')) {
+                (0, _) | (_, None) => part.to_owned(),
+                (_, Some((_, rest))) => format!("[]{rest}"),
+            };
+            let place: String = self.place.field.split('[').enumerate().map(outside).collect();
+            understood.entry(place).or_default().extend(&self.asked);
+        }
         let Value::Map(entries) = &self.node.value else { return };
         for (key, _) in entries.iter() {
             let name = key.text().unwrap_or_default();

@@ -8,6 +8,7 @@ pub mod tree;
 
 pub mod decode;
 pub mod objects;
+pub mod schema;
 
 pub mod labels;
 pub mod policy;

@@ -1,6 +1,6 @@
 //! Files → objects: everything that a cluster would hold, read from YAML and JSON.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,6 +106,14 @@ pub fn parse(name: &str, text: &str, limits: &Limits) -> (Objects, Problems) {
     let mut reader = Reader::new(limits);
     reader.text(&Arc::from(name), text);
     reader.finish()
+}
+
+/// The fields that reading this text understands, by place.
+pub fn understood(text: &str, limits: &Limits) -> BTreeMap<String, BTreeSet<&'static str>> {
+    let mut reader = Reader::new(limits);
+    reader.problems.understood = Some(BTreeMap::new());
+    reader.text(&Arc::from("understood"), text);
+    reader.problems.understood.unwrap_or_default()
 }
 
 fn collect(path: &Path, named: &Path, files: &mut Vec<PathBuf>, problems: &mut Problems) {
@@ -412,11 +420,17 @@ fn read_endpoint(node: &Node, place: Place, metadata: Metadata, problems: &mut P
         ports: Vec::new(),
         host_ports: Vec::new(),
     };
-    let Some(spec) = node.get("spec") else {
-        problems.errors.push(place.problem(node, "an Endpoint needs a spec with addresses"));
+    let mut whole = Fields::new(node, place, problems);
+    let spec = whole.object("spec");
+    for known in ["apiVersion", "kind", "metadata"] {
+        whole.raw(known);
+    }
+    whole.deny_unknown();
+    let Some((spec, place)) = spec else {
+        whole.error(node, "an Endpoint needs a spec with addresses");
         return endpoint;
     };
-    let mut fields = Fields::new(spec, place.key("spec"), problems);
+    let mut fields = Fields::new(spec, place, whole.problems);
     for (text, node, place) in fields.texts("addresses") {
         endpoint.addresses.extend(address(&text, node, &place, fields.problems));
     }

@@ -106,7 +106,7 @@ fn peer(node: &Node, place: Place, namespace: &str, problems: &mut Problems) -> 
             fields.error(node, "ipBlock cannot be combined with selectors");
             return None;
         }
-        return peers::cidr_set(node, place, fields.problems);
+        return peers::ip_block(node, place, fields.problems);
     }
     let mut selector = match (&pods, &spaces) {
         (None, None) => {

@@ -1,7 +1,10 @@
 //! Reading peers: selectors with the namespace that they inherit, CIDRs, entities, services, names.
 
 use super::{Entity, Peer};
-use crate::decode::{Fields, Place, Problems, masked, prefix};
+use sluice_core::tables::record::Prefix;
+
+use crate::decode::{Fields, Place, Problems, prefix};
+use crate::identity::holds;
 use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
 use crate::tree::{Node, Value};
 
@@ -31,7 +34,7 @@ pub fn cidr(text: &str, node: &Node, place: &Place, problems: &mut Problems) -> 
     }
 }
 
-/// `fromCIDRSet` and `toCIDRSet`, and `ipBlock` with its own spelling.
+/// `fromCIDRSet` and `toCIDRSet`.
 pub fn cidr_set(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> {
     let mut fields = Fields::new(node, place, problems);
     let (cidr, group) = (fields.text("cidr"), fields.text("cidrGroupRef"));
@@ -39,13 +42,7 @@ pub fn cidr_set(node: &Node, place: Place, problems: &mut Problems) -> Option<Pe
         let mut fields = Fields::new(node, place, fields.problems);
         Selector::read(&mut fields)
     });
-    let mut except = Vec::new();
-    for (text, node, place) in fields.texts("except") {
-        match prefix(&text) {
-            Ok(prefix) => except.push((prefix, node, place)),
-            Err(what) => fields.problems.errors.push(place.problem(node, what)),
-        }
-    }
+    let except = holes(&mut fields);
     fields.deny_unknown();
     let given = usize::from(cidr.is_some()) + usize::from(group.is_some()) + usize::from(selector.is_some());
     if given != 1 {
@@ -56,18 +53,46 @@ pub fn cidr_set(node: &Node, place: Place, problems: &mut Problems) -> Option<Pe
         let except = except.into_iter().map(|(prefix, _, _)| prefix).collect();
         return Some(Peer::Group { name: group, selector, except });
     };
-    let prefix = match prefix(&cidr) {
+    with_holes(&mut fields, &cidr, except)
+}
+
+/// Kubernetes' `ipBlock`.
+pub fn ip_block(node: &Node, place: Place, problems: &mut Problems) -> Option<Peer> {
+    let mut fields = Fields::new(node, place, problems);
+    let cidr = fields.text("cidr");
+    let except = holes(&mut fields);
+    fields.deny_unknown();
+    let Some(cidr) = cidr else {
+        fields.error(node, "cidr is missing");
+        return None;
+    };
+    with_holes(&mut fields, &cidr, except)
+}
+
+type Hole<'a> = (Prefix, &'a Node, Place);
+
+fn holes<'a>(fields: &mut Fields<'a, '_>) -> Vec<Hole<'a>> {
+    let mut except = Vec::new();
+    for (text, node, place) in fields.texts("except") {
+        match prefix(&text) {
+            Ok(prefix) => except.push((prefix, node, place)),
+            Err(what) => fields.problems.errors.push(place.problem(node, what)),
+        }
+    }
+    except
+}
+
+fn with_holes(fields: &mut Fields<'_, '_>, cidr: &str, except: Vec<Hole<'_>>) -> Option<Peer> {
+    let prefix = match prefix(cidr) {
         Ok(prefix) => prefix,
         Err(what) => {
+            let node = fields.node;
             fields.error(node, what);
             return None;
         }
     };
     for (hole, node, place) in &except {
-        let inside = hole.addr.is_ipv4() == prefix.addr.is_ipv4()
-            && hole.len >= prefix.len
-            && masked(hole.addr, prefix.len) == prefix.addr;
-        if !inside {
+        if !holds(&prefix, hole) {
             fields.problems.errors.push(place.problem(node, format!("the exception lies outside {cidr}")));
         }
     }
