@@ -64,18 +64,21 @@ impl Control {
             self.world().problems = told;
             return;
         }
-        let compiled = Arc::new(Compiled::new(objects, options, problems));
+        let mut world = self.world();
+        let whole = !world.loaded;
+        // What differs is compiled in place: numbers stay what they were, and the cost is that of the difference.
+        let compiled = Arc::make_mut(&mut world.compiled);
+        let mut changes = compiled.update(objects, problems);
+        if whole {
+            changes = compiled.changes();
+        }
         for warning in &compiled.warnings {
             tracing::warn!("{warning}");
         }
-        let mut world = self.world();
-        let changes = compiled.changes_since(world.loaded.then_some(&*world.compiled));
         world.problems.clear();
-        world.compiled = compiled;
         if changes.is_empty() && world.loaded {
             return;
         }
-        let whole = !world.loaded;
         world.loaded = true;
         world.generation += 1;
         tracing::info!("generation {}: {} change(s)", world.generation, changes.len());

@@ -46,6 +46,9 @@ pub struct Options {
     pub tofqdns_min_ttl: u32,
     /// Pods may always be reached from their own node.
     pub allow_localhost: bool,
+    /// Which families there are: with one alone the world is one, too.
+    pub ipv4: bool,
+    pub ipv6: bool,
     /// CIDRs select nodes, pods, or neither.
     pub cidr_matches: CidrMatches,
     pub settings: Settings,
@@ -77,6 +80,8 @@ impl Default for Options {
             proxy_name: String::new(),
             tofqdns_min_ttl: 0,
             allow_localhost: true,
+            ipv4: true,
+            ipv6: true,
             cidr_matches: CidrMatches::default(),
             settings: Settings::default(),
             limits: Limits::default(),
@@ -85,7 +90,7 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 14] = [
+pub const OPTIONS: [(&str, &str); 16] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
     ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
@@ -97,6 +102,11 @@ pub const OPTIONS: [(&str, &str); 14] = [
     ("bpf-lb-external-clusterip", "ClusterIPs may be used from outside: true or false"),
     ("bpf-lb-source-range-all-types", "loadBalancerSourceRanges bind all types of frontends: true or false"),
     ("tofqdns-min-ttl", "Seconds that a name learned from DNS lives at least"),
+    ("enable-ipv4", "There is IPv4: true or false"),
+    (
+        "enable-ipv6",
+        "There is IPv6: true or false; with one family alone everything outside is reserved:world",
+    ),
     (
         "allow-localhost",
         "When pods may be reached from their own node whatever policy says: auto, always or policy",
@@ -144,6 +154,8 @@ impl Options {
                 self.tofqdns_min_ttl =
                     value.parse().map_err(|_| format!("{name} must be a number of seconds, not {value}"))?;
             }
+            "enable-ipv4" => self.ipv4 = flag()?,
+            "enable-ipv6" => self.ipv6 = flag()?,
             "allow-localhost" => self.allow_localhost = one_of(&["auto", "always", "policy"])? != "policy",
             "policy-cidr-match-mode" => {
                 let parts: Vec<&str> = value.split(',').filter(|part| !part.is_empty()).collect();

@@ -317,3 +317,27 @@ fn the_nearest_miss_is_what_one_would_change() {
     let denied = nearly(json!({"from": "203.0.113.1", "to": "shop/web", "port": 80}));
     assert!(denied.is_empty(), "a deny is no miss: {denied:?}");
 }
+
+#[test]
+fn clusterwide_policies_are_about_health_checks_too() {
+    let policy = ccnp("  endpointSelector: {}\n  egress: [{toEntities: [cluster]}]");
+    let judge = &mut judge(&policy);
+    assert_eq!(reason(judge, "reserved:health", "198.51.100.1", "TCP", 80), 133);
+    assert_eq!(reason(judge, "reserved:health", "shop/web", "TCP", 80), 0);
+    assert_eq!(reason(judge, "reserved:unmanaged", "198.51.100.1", "TCP", 80), 0, "nobody enforces for them");
+    let own = cnp("  egress: [{toEntities: [cluster]}]").replace("{matchLabels: {app: web}}", "{}");
+    assert_eq!(reason(&mut shop::judge(&own), "reserved:health", "198.51.100.1", "TCP", 80), 0);
+}
+
+#[test]
+fn with_one_family_the_world_is_one() {
+    let mut options = Options { node: "us".to_owned(), ..Options::default() };
+    options.set("enable-ipv6", "false").unwrap();
+    let judge = &mut judge_with(&cnp("  ingress: [{fromEntities: [world]}]"), options);
+    let answer = ask(judge, "198.51.100.1", "shop/web", "TCP", 80);
+    assert_eq!(
+        (answer["source"]["identity"].as_u64(), answer["verdict"].as_str()),
+        (Some(2), Some("FORWARDED"))
+    );
+    assert_eq!(reason(judge, "reserved:world", "shop/web", "TCP", 80), 0);
+}

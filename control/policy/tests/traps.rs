@@ -396,6 +396,11 @@ fn trap_16_local_policies_lead_to_local_backends_or_nowhere() {
         0,
         "the inner address is not concerned"
     );
+    assert_eq!(
+        reason(external, "shop/client", "203.0.113.80", "TCP", 80),
+        0,
+        "inside, every backend is reached"
+    );
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Engine {
                 WORLD_IPV6 if self.settings.ipv4 && self.settings.ipv6 => vec![everything(false)],
                 _ => Vec::new(),
             };
-            let endpoint = matches!(name, "init" | "health" | "ingress" | "unmanaged");
+            let endpoint = matches!(name, "init" | "health" | "ingress");
             let role = Role::Reserved { endpoint };
             let key = Key {
                 labels,

@@ -5,7 +5,7 @@ use super::peers::{self, is_empty_list};
 use super::ports::{PortRules, icmp_rules, port_rules};
 use super::{Direction, Effect, Peer, Peers, Policy, Ports, Rule, Source, Spot, Subject, Tier};
 use crate::decode::{Fields, Place, Problems};
-use crate::labels::{NAMESPACE, Operator, Selector};
+use crate::labels::{NAMESPACE, Selector};
 use crate::objects::Metadata;
 use crate::tree::Node;
 
@@ -100,12 +100,9 @@ impl Spec<'_> {
             (Some((node, place)), None) => {
                 let mut fields = Fields::new(node, place, fields.problems);
                 let mut selector = Selector::read(&mut fields);
-                match self.namespace {
-                    Some(namespace) => selector.force(NAMESPACE, namespace),
-                    None if !selector.mentions(|r| r.key == NAMESPACE || r.source == "reserved") => {
-                        selector.and("k8s", NAMESPACE, Operator::Exists);
-                    }
-                    None => {}
+                // A clusterwide policy is about whatever it selects, health checks and the ingress included.
+                if let Some(namespace) = self.namespace {
+                    selector.force(NAMESPACE, namespace);
                 }
                 Some(Subject::Endpoints(selector))
             }

@@ -146,6 +146,7 @@ impl Judge {
             "remote-node" => identity::REMOTE_NODE,
             "kube-apiserver" => identity::KUBE_APISERVER,
             "ingress" => identity::INGRESS,
+            "world" if self.compiled.options.ipv4 != self.compiled.options.ipv6 => identity::WORLD,
             "world" if v4 == Some(false) => identity::WORLD_IPV6,
             "world" | "world-ipv4" => identity::WORLD_IPV4,
             "world-ipv6" => identity::WORLD_IPV6,

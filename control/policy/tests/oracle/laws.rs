@@ -221,7 +221,7 @@ fn a_named_port_is_its_number() {
             let ports =
                 json!([{"ports": [{"port": http, "protocol": "TCP"}, {"port": dns, "protocol": "UDP"}]}]);
             let policy = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy",
-                "metadata": {"name": "p"}, "spec": {"endpointSelector": {},
+                "metadata": {"name": "p"}, "spec": {"endpointSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]},
                     "ingress": [{"fromEntities": ["all"], "toPorts": ports}],
                     "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"app": "b"}}], "toPorts": ports}],
                     "egress": [{"toEndpoints": [{"matchLabels": {"app": "a"}}], "toPorts": ports}]}});

@@ -61,7 +61,7 @@ impl Slow<'_> {
     }
 
     pub fn reserved(name: &str) -> Who {
-        let is_endpoint = matches!(name, "init" | "health" | "ingress" | "unmanaged");
+        let is_endpoint = matches!(name, "init" | "health" | "ingress");
         Who { labels: [Label::reserved(name)].into(), is_endpoint, ..Who::default() }
     }
 

@@ -73,7 +73,7 @@ pub fn one_policy(ns: usize, n: usize, size: &Size) -> String {
             n % 5
         ),
     };
-    let egress = if n % 3 == 0 {
+    let egress = if n.is_multiple_of(3) {
         "  egress:\n    - toEndpoints: [{}]\n    - toEntities: [world]\n      toPorts: [{ports: [{port: '443', protocol: TCP}]}]\n"
     } else {
         ""
