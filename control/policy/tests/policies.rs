@@ -341,3 +341,28 @@ fn with_one_family_the_world_is_one() {
     );
     assert_eq!(reason(judge, "reserved:world", "shop/web", "TCP", 80), 0);
 }
+
+#[test]
+fn the_dump_tells_who_is_heard_above_ports() {
+    let rule =
+        "{fromEndpoints: [{}], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}";
+    let judge = judge(&cnp(&format!("  ingress: [{rule}]")));
+    let dump = judge.compiled.dump();
+    let classes = dump["policies"].as_array().unwrap();
+    let class = classes.iter().find(|class| !class["entries"].as_array().unwrap().is_empty()).unwrap();
+    assert_eq!((class["direction"].as_str(), class["default_deny"].as_bool()), (Some("ingress"), Some(true)));
+    let entries = class["entries"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["verdict"] == "INSPECT").unwrap();
+    assert_eq!(entry["heard"][0]["asks_for"], "http");
+    assert_eq!(entry["rules"][0]["name"], "p");
+    let identity = |name: &str| {
+        let identities = dump["identities"].as_array().unwrap();
+        let has = |one: &&serde_json::Value| {
+            let labels = one["labels"].to_string();
+            labels.contains(name) && labels.contains("pod.namespace=shop")
+        };
+        identities.iter().find(has).unwrap()["identity"].clone()
+    };
+    assert_eq!(class["identities"], json!([identity("k8s:app=web")]));
+    assert!(entry["peers"].as_array().unwrap().contains(&identity("k8s:app=client")));
+}

@@ -1,9 +1,13 @@
 //! What is compiled, as JSON: for `dump` and the listings of the live gateway.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sluice_core::tables::record::{Change, ClassId, PeerSetId, PolicyClass, PolicyEntry, PortRange};
+use sluice_core::verdict::Action;
 
 use super::Compiled;
+use crate::engine::Heard;
 use crate::observed::Naming;
 use crate::policy::{Direction, Policy};
 use crate::service::frontends;
@@ -63,10 +67,11 @@ impl Compiled {
 
     /// Everything compiled, for `dump`.
     pub fn dump(&self) -> Value {
+        let index = Index::new(self);
         let (mut classes, mut ipcache) = (Vec::new(), Vec::new());
         for change in self.records.values() {
             if let Change::Class(id, Some(class)) = change {
-                classes.push(self.show_class(*id, class));
+                classes.push(self.show_class(*id, class, &index));
             }
             if let Change::Address(prefix, Some(slot)) = change {
                 let number = self.engine.party(*slot).map(|party| party.number);
@@ -82,43 +87,87 @@ impl Compiled {
         })
     }
 
-    fn show_class(&self, id: ClassId, class: &PolicyClass) -> Value {
-        let (mut direction, mut identities) = ("ingress", Vec::new());
-        for change in self.records.values() {
-            let Change::Identity(_, Some(identity)) = change else { continue };
-            if identity.egress == Some(id) {
-                direction = "egress";
-            }
-            if identity.egress == Some(id) || identity.ingress == Some(id) {
-                identities.push(identity.number);
-            }
-        }
-        identities.dedup();
+    fn show_class(&self, id: ClassId, class: &PolicyClass, index: &Index) -> Value {
+        let (direction, identities) = match (index.egress.get(&id), index.ingress.get(&id)) {
+            (Some(identities), _) => ("egress", identities),
+            (None, Some(identities)) => ("ingress", identities),
+            (None, None) => ("ingress", &index.nobody),
+        };
         let entries =
             class.ranges.iter().flat_map(|range| range.entries.iter().map(move |entry| (range, entry)));
-        let entries: Vec<Value> = entries.map(|(range, entry)| self.show_entry(range, entry)).collect();
+        let entries: Vec<Value> =
+            entries.map(|(range, entry)| self.show_entry(range, entry, index)).collect();
         json!({
             "class": id.0, "direction": direction, "identities": identities, "default_deny": class.default_deny,
             "audit": class.audit, "entries": entries,
         })
     }
 
-    fn show_entry(&self, range: &PortRange, entry: &PolicyEntry) -> Value {
+    fn show_entry(&self, range: &PortRange, entry: &PolicyEntry, index: &Index) -> Value {
         let peers = match entry.peers {
             PeerSetId::ANY => json!("any"),
-            set => json!(self.engine.members(set)),
+            set => json!(index.members.get(&set).unwrap_or(&index.nobody)),
         };
         let proto = match u8::try_from(range.proto) {
             Ok(proto) => crate::observed::protocol(proto),
             Err(_) => "ANY".to_owned(),
         };
         let rules: Vec<Value> = Naming::rule(self, entry.rule).into_iter().collect();
-        json!({
+        let mut shown = json!({
             "peers": peers,
             "proto": proto,
             "ports": [range.first, range.last],
             "verdict": format!("{:?}", entry.action).split('(').next().unwrap_or_default().to_uppercase(),
             "rules": rules,
-        })
+        });
+        if let Action::Dns(hearing) | Action::Inspect(hearing) = entry.action {
+            let heard = self.engine.hearing(hearing).map(Vec::as_slice).unwrap_or_default();
+            shown["heard"] = heard.iter().map(|heard| self.show_heard(heard, index)).collect();
+        }
+        shown
+    }
+
+    /// One rule that is asked about what is said.
+    fn show_heard(&self, heard: &Heard, index: &Index) -> Value {
+        let peers = match heard.peers {
+            PeerSetId::ANY => json!("any"),
+            set => json!(index.members.get(&set).unwrap_or(&index.nobody)),
+        };
+        let asks = heard.above.as_deref().map_or("nothing", |above| above.name().unwrap_or("server names"));
+        json!({"peers": peers, "asks_for": asks, "rule": Naming::rule(self, heard.rule)})
+    }
+}
+
+/// Who is in which class and peer set, turned around once.
+#[derive(Default)]
+struct Index {
+    egress: BTreeMap<ClassId, Vec<u32>>,
+    ingress: BTreeMap<ClassId, Vec<u32>>,
+    members: BTreeMap<PeerSetId, Vec<u32>>,
+    nobody: Vec<u32>,
+}
+
+impl Index {
+    fn new(compiled: &Compiled) -> Self {
+        let mut index = Self::default();
+        for change in compiled.records.values() {
+            let Change::Identity(_, Some(identity)) = change else { continue };
+            for (map, class) in [(&mut index.egress, identity.egress), (&mut index.ingress, identity.ingress)]
+            {
+                if let Some(class) = class {
+                    map.entry(class).or_default().push(identity.number);
+                }
+            }
+            for set in &identity.peer_sets {
+                index.members.entry(*set).or_default().push(identity.number);
+            }
+        }
+        let lists =
+            index.egress.values_mut().chain(index.ingress.values_mut()).chain(index.members.values_mut());
+        for list in lists {
+            list.sort_unstable();
+            list.dedup();
+        }
+        index
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use sluice_core::tables::record::{IdentitySlot, PeerSetId, RuleId};
+use sluice_core::tables::record::{IdentitySlot, RuleId};
 
 use super::addresses::Owner;
 use super::hearings::Hearing;
@@ -246,20 +246,6 @@ impl Engine {
             })
         };
         specs.map(|spec| (&spec.policy, selected(spec.subject))).collect()
-    }
-
-    /// Numbers of the identities in a peer set.
-    pub fn members(&self, set: PeerSetId) -> Vec<u32> {
-        let mut numbers: Vec<u32> = self
-            .slots
-            .all
-            .iter()
-            .filter(|(_, slot)| slot.sets.contains(&set.0))
-            .map(|(_, slot)| slot.number)
-            .collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
     }
 
     /// References that lead nowhere: they select nothing.
