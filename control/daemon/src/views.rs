@@ -176,6 +176,7 @@ fn workers(dataplane: &Value, families: &mut Vec<Family>) {
         ("sluice_flows_evicted", "Half-open flows that made room.", "flows_evicted"),
         ("sluice_flows_cut", "Flows cut by a change.", "flows_cut"),
         ("sluice_nat_exhausted", "Flows that found no source port.", "nat_exhausted"),
+        ("sluice_affinity_evicted", "Clients whose backend was forgotten to make room.", "affinity_evicted"),
         ("sluice_hold_overflow", "Packets that found no room to wait.", "hold_overflow"),
         ("sluice_handover_overflow", "Packets lost between workers.", "handover_overflow"),
         ("sluice_events_lost", "Events lost between a worker and the daemon.", "events_lost"),

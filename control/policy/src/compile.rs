@@ -93,7 +93,7 @@ impl Compiled {
 
     /// The settings, if they are not what was told last.
     fn newer_settings(&self) -> Option<Change> {
-        let settings = Change::Settings(self.options.settings.clone());
+        let settings = Change::Settings(self.frontends.settings(&self.objects, &self.options));
         (self.records.get(&settings.key()) != Some(&settings)).then_some(settings)
     }
 

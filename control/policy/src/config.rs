@@ -400,11 +400,14 @@ fn services(fields: &mut Fields<'_, '_>, options: &mut Options) {
         }
     }
     options.settings.snat_addresses = addresses(fields, "snatAddresses");
-    if let Some(range) = fields.text("nodePortRange") {
-        let parsed = range.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    for (key, range) in
+        [("nodePortRange", &mut options.settings.node_ports), ("snatPorts", &mut options.settings.snat_ports)]
+    {
+        let Some(text) = fields.text(key) else { continue };
+        let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
         match parsed {
-            Some((first, last)) if first <= last => options.settings.node_ports = (first, last),
-            _ => fields.error(node, "nodePortRange must be like 30000-32767"),
+            Some((first, last)) if first <= last && first > 0 => *range = (first, last),
+            _ => fields.error(node, format!("{key} must be like {}-{}", range.0, range.1)),
         }
     }
     by_names(fields, options);
@@ -570,6 +573,7 @@ pub fn show(gateway: &Gateway) -> Json {
                 "onFailure": if dataplane.on_failure_pass { "pass" } else { "drop" }},
             "policy": {"enforcement": format!("{:?}", options.enforcement).to_lowercase(), "audit": options.audit},
             "services": {"mode": options.mode, "snatAddresses": options.settings.snat_addresses,
+                "snatPorts": format!("{}-{}", options.settings.snat_ports.0, options.settings.snat_ports.1),
                 "algorithm": options.algorithm, "maglevTableSize": options.maglev_size,
                 "nodePortRange": format!("{}-{}", options.settings.node_ports.0, options.settings.node_ports.1)},
             "masquerade": {"sources": list(&options.settings.masquerade.sources),

@@ -330,3 +330,20 @@ fn a_change_costs_the_service_that_it_touches() {
     let whole = Edge::new(&text.replace("10.2.7.1]", "10.2.7.99]"));
     assert_eq!(edge.compiled.records, whole.compiled.records);
 }
+
+#[test]
+fn clients_are_replaced_by_the_nodes_addresses_where_no_others_are_told() {
+    let spec = "  type: NodePort\n  externalTrafficPolicy: Local";
+    let plain = web("  type: NodePort", TWO_NODES);
+    let snat = || Options { mode: "snat".to_owned(), ..exposed::options() };
+    assert_eq!(Edge::with(&plain, snat()).settings().snat_addresses.len(), 3);
+    assert!(Edge::new(&plain).settings().snat_addresses.is_empty(), "nobody needs them");
+    let told = Edge::with(&plain, {
+        let mut options = snat();
+        options.settings.snat_addresses = vec!["192.0.2.77".parse().unwrap()];
+        options
+    });
+    assert_eq!(told.settings().snat_addresses.len(), 1);
+    let local = Edge::with(&web(spec, TWO_NODES), snat());
+    assert_eq!(local.shown()[0]["mode"], "dnat", "who stays on the node keeps its source");
+}

@@ -1,5 +1,6 @@
 //! Everything that packets of one worker may change: no lock, no sharing.
 
+pub mod affinity;
 pub mod conntrack;
 pub mod counters;
 pub mod flow;
@@ -11,6 +12,7 @@ pub mod tcp;
 use crate::intrinsics::Seed;
 use crate::time::Now;
 use crate::verdict::WorkerId;
+use affinity::Affinity;
 use conntrack::FlowTable;
 use counters::Counters;
 use fragments::Fragments;
@@ -53,6 +55,8 @@ pub struct State {
     pub flows: FlowTable,
     pub fragments: Fragments,
     pub counters: Counters,
+    pub affinity: Affinity,
+    pub nat_exhausted: nat::Exhausted,
     answers: TokenBucket,
 }
 
@@ -62,6 +66,8 @@ impl State {
             flows: FlowTable::new(config.max_flows, config.seed),
             fragments: Fragments::new(config.max_fragments),
             counters: Counters::default(),
+            affinity: Affinity::new(config.max_flows, config.seed),
+            nat_exhausted: nat::Exhausted::default(),
             answers: TokenBucket { tokens: ANSWER_BURST, refilled: Now(0) },
             config,
         }

@@ -91,6 +91,7 @@ fn worker(running: &Running) -> Value {
         "echoed": counters.echoed,
         "audited": counters.audited,
         "nat_exhausted": counters.nat_exhausted,
+        "affinity_evicted": counters.affinity_evicted,
         "dropped": drops,
         "hold_now": held,
         "hold_overflow": hold_overflow,

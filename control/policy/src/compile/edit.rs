@@ -68,6 +68,7 @@ impl Compiled {
             Touched::All => self.frontends_anew(),
             Touched::Owners(owners) => self.frontends.update(owners, &self.objects, &self.options),
         });
+        changes.extend(self.newer_settings());
         merge(&mut self.records, &changes);
         changes
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sluice_core::tables::maglev::DEFAULT_WEIGHT;
 use sluice_core::tables::record::{
     Algorithm, Backend, BackendId, BackendState, Change, Forwarding, Frontend, FrontendKey,
-    Service as Record, ServiceId,
+    Service as Record, ServiceId, Settings,
 };
 
 use super::backends::{Asked, selects};
@@ -60,6 +60,8 @@ pub struct Frontends {
     numbers: HashMap<ServiceId, String>,
     /// Names of the slices of each service.
     slices: HashMap<(String, String), BTreeSet<(String, String)>>,
+    /// Lists whose clients' addresses are replaced.
+    snat: BTreeSet<ServiceId>,
 }
 
 impl Frontends {
@@ -168,6 +170,11 @@ impl Frontends {
             if new.is_none() {
                 self.numbers.remove(&id);
             }
+            if new.as_ref().is_some_and(|list| list.record.forwarding == Forwarding::Snat) {
+                self.snat.insert(id);
+            } else {
+                self.snat.remove(&id);
+            }
             if old.as_ref().map(|list| &list.record) != new.as_ref().map(|list| &list.record) {
                 changes.push(Change::Service(id, new.map(|list| list.record.clone())));
             }
@@ -213,6 +220,19 @@ impl Frontends {
                 pod.map(|pod| host_ports(pod, objects, options, &mut self.numbers)).unwrap_or_default()
             }
         }
+    }
+
+    /// The gateway's settings as these services need them: sources are replaced by the node's own addresses if no others
+    /// are told.
+    pub fn settings(&self, objects: &Objects, options: &Options) -> Settings {
+        let mut settings = options.settings.clone();
+        if settings.snat_addresses.is_empty()
+            && !self.snat.is_empty()
+            && let Some(node) = objects.nodes.get(&options.node)
+        {
+            settings.snat_addresses.clone_from(&node.addresses);
+        }
+        settings
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Shown> {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 use sluice_core::tables::Tables;
-use sluice_core::tables::record::{Change, FrontendKey, Service};
+use sluice_core::tables::record::{Change, FrontendKey, Service, Settings};
 use sluice_policy::compile::{Compiled, Edit};
 use sluice_policy::config::Options;
 use sluice_policy::objects;
@@ -90,6 +90,10 @@ impl Edge {
             changes.extend(self.edit(Edit::Slice(key, Some(slice))));
         }
         changes
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.tables.settings
     }
 
     pub fn shown(&self) -> Vec<Value> {

@@ -3,6 +3,7 @@
 use super::Turn;
 use super::established::{NO_HOP, policy_port};
 use crate::checksum::Delta;
+use crate::emit::Error;
 use crate::event::{EventKind, EventSink};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
@@ -15,8 +16,8 @@ use crate::tables::egress::Source;
 use crate::tables::nexthop::Hop;
 use crate::tables::ownership;
 use crate::tables::policy::Decision;
-use crate::tables::record::{BackendId, Forwarding, RuleId, ServiceId};
-use crate::tables::service::Match;
+use crate::tables::record::{Backend, BackendId, Forwarding, RuleId, ServiceId};
+use crate::tables::service::{Balanced, Match};
 use crate::verdict::{Action, DropReason, Fate};
 
 /// What both directions' policies came to.
@@ -67,7 +68,7 @@ impl<S: EventSink> Turn<'_, S> {
             return Err(self.deny(headers, &to, &judgement, reason));
         }
         let hop = self.way(packet, headers, &to, place)?;
-        self.translate_source(headers, &mut to, choice, place)?;
+        self.translate_source(packet, headers, &mut to, choice, place)?;
         self.remember(headers, to, choice, &judgement, hop)
     }
 
@@ -123,8 +124,7 @@ impl<S: EventSink> Turn<'_, S> {
             }
             Match::Refused(reason) => return Err(self.refuse(key, Some(headers), reason)),
         };
-        let hash = services.hash(key, service.record.affinity_seconds > 0);
-        let Some(backend) = service.pick(hash) else {
+        let Some(backend) = self.pick(key, id, service) else {
             let reject = service.record.reject;
             return Err(self.no_backend(packet, headers, reject));
         };
@@ -134,6 +134,24 @@ impl<S: EventSink> Turn<'_, S> {
         }
         let snat = service.record.forwarding == Forwarding::Snat;
         Ok((to, Some(Choice { service: id, backend: backend.id, snat })))
+    }
+
+    /// The backend that the flow hashes to, or the one that the client had before.
+    fn pick<'b>(&mut self, key: &FlowKey, id: ServiceId, service: &'b Balanced) -> Option<&'b Backend> {
+        let timeout = service.record.affinity_seconds;
+        let hash = self.tables.services.hash(key, timeout > 0);
+        let picked = service.pick(hash)?;
+        if timeout == 0 {
+            return Some(picked);
+        }
+        let now = self.now.seconds();
+        let last =
+            self.state.affinity.recall(key.src, id, timeout, now).and_then(|last| service.backend(last));
+        // Only one that may get new flows: the state of what was picked is the best there is.
+        let backend = last.filter(|last| last.state == picked.state && last.weight > 0).unwrap_or(picked);
+        let evicted = self.state.affinity.remember(key.src, id, backend.id, now);
+        self.state.counters.affinity_evicted += u64::from(evicted);
+        Some(backend)
     }
 
     /// The gateway's own addresses, where they are no service, are the kernel's.
@@ -197,6 +215,7 @@ impl<S: EventSink> Turn<'_, S> {
     /// Sources of SNAT services and masqueraded prefixes leave with an address of ours.
     fn translate_source(
         &mut self,
+        packet: &mut Packet<'_>,
         headers: &Headers,
         to: &mut FlowKey,
         choice: Option<Choice>,
@@ -207,15 +226,15 @@ impl<S: EventSink> Turn<'_, S> {
         // A backend that asks its own service would answer itself: its source must change, too.
         let hairpin = choice.is_some() && to.dst == to.src;
         let egress = &self.tables.egress;
-        let source = if choice.is_some_and(|choice| choice.snat) || hairpin {
+        let sources = if choice.is_some_and(|choice| choice.snat) || hairpin {
             match egress.service_source(headers.key.src, headers.key.v4) {
-                Source::Replace(ip) => ip,
+                Source::Replace(sources) => sources,
                 Source::Keep | Source::NoAddress => return refuse(self, DropReason::NoNatMapping),
             }
         } else {
             match egress.masquerade(headers.key.src, to.dst, to.v4) {
                 Source::Keep => return Ok(()),
-                Source::Replace(ip) => ip,
+                Source::Replace(sources) => sources,
                 Source::NoAddress => return refuse(self, DropReason::NoEgressAddress),
             }
         };
@@ -223,11 +242,15 @@ impl<S: EventSink> Turn<'_, S> {
             return refuse(self, DropReason::NatUnsupported);
         }
         let slice = ownership::slice(self.state.config.worker, settings.snat_ports, settings.workers);
-        match nat::source(&self.state.flows, to, source, slice, place.hash, |_| true) {
+        let towards = FlowKey { src: to.dst, sport: to.dport, ..*to };
+        let destination = self.state.flows.place(&towards).hash;
+        let mut free = sources.iter().filter(|_| !self.state.nat_exhausted.is_resting(destination, self.now));
+        match free.find_map(|ip| nat::source(&self.state.flows, to, ip, slice, place.hash, |_| true)) {
             Some(translated) => *to = translated,
             None => {
+                self.state.nat_exhausted.note(destination, self.now);
                 self.state.counters.nat_exhausted += 1;
-                return refuse(self, DropReason::NoNatMapping);
+                return Err(self.answer(packet, headers, Error::NoRoute, DropReason::NoNatMapping));
             }
         }
         Ok(())

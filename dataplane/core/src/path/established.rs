@@ -14,18 +14,20 @@ pub(crate) const NO_HOP: u16 = u16::MAX;
 impl<S: EventSink> Turn<'_, S> {
     #[inline]
     pub(crate) fn established(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
-        if self.state.flows.hot(flow).generation != self.tables.generation
-            && let Some(reason) = self.rejudge(headers, flow)
-        {
-            return Fate::Drop(reason);
+        if self.state.flows.hot(flow).generation != self.tables.generation {
+            if self.finds_another_backend(headers, flow) {
+                self.state.counters.flows_cut += 1;
+                return self.start_anew(packet, headers, flow);
+            }
+            if let Some(reason) = self.rejudge(headers, flow) {
+                return Fate::Drop(reason);
+            }
         }
         if headers.key.proto == TCP && !headers_allow(headers) {
             return self.depart(packet, headers, flow);
         }
         if headers.key.proto == TCP && self.starts_over(headers, flow) {
-            self.state.flows.remove(flow);
-            let place = self.state.flows.place(&headers.key);
-            return self.admit(packet, headers, &place);
+            return self.start_anew(packet, headers, flow);
         }
         let is_reply = flow.is_reply();
         let now = self.now.seconds();
@@ -70,6 +72,21 @@ impl<S: EventSink> Turn<'_, S> {
                 None
             }
         }
+    }
+
+    /// A client whose backend is gone and who asks with a packet that may open a flow needs not lose it.
+    fn finds_another_backend(&self, headers: &Headers, flow: FlowRef) -> bool {
+        let opens = headers.key.proto != TCP || headers.tcp_flags & (SYN | ACK) == SYN;
+        opens && !flow.is_reply() && headers.fragment.is_none() && self.backend_is_gone(flow)
+    }
+
+    #[cold]
+    fn start_anew(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
+        self.tell(EventKind::End, flow);
+        self.state.flows.remove(flow);
+        self.state.counters.flows_ended += 1;
+        let place = self.state.flows.place(&headers.key);
+        self.admit(packet, headers, &place)
     }
 
     fn backend_is_gone(&self, flow: FlowRef) -> bool {

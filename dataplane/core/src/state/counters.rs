@@ -27,6 +27,8 @@ pub struct Counters {
     pub flows_cut: u64,
     pub flows_rejudged: u64,
     pub nat_exhausted: u64,
+    /// Clients whose backend was forgotten to make room for others.
+    pub affinity_evicted: u64,
     pub audited: u64,
 }
 
@@ -49,6 +51,7 @@ impl Default for Counters {
             flows_cut: 0,
             flows_rejudged: 0,
             nat_exhausted: 0,
+            affinity_evicted: 0,
             audited: 0,
         }
     }

@@ -29,11 +29,25 @@ impl Default for Egress {
 
 /// What becomes of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum Source<'a> {
     Keep,
-    Replace(Ipv6Addr),
+    Replace(Addresses<'a>),
     /// It should be replaced, but there is no address of its family.
     NoAddress,
+}
+
+/// Addresses to replace a source with: its own first, then the others, for when that one has no port left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses<'a> {
+    all: &'a [Ipv6Addr],
+    first: usize,
+}
+
+impl<'a> Addresses<'a> {
+    pub fn iter(self) -> impl Iterator<Item = Ipv6Addr> + 'a {
+        let (before, own) = self.all.split_at(self.first.min(self.all.len()));
+        own.iter().chain(before).copied()
+    }
 }
 
 impl Egress {
@@ -52,9 +66,9 @@ impl Egress {
     }
 
     /// Is this source to be masqueraded on its way to this destination, and as whom? Sources do not masquerade before
-    /// each other. The same source always gets the same address.
+    /// each other. The same source always gets the same address, as long as that has a port left.
     #[inline]
-    pub fn masquerade(&self, src: Ipv6Addr, dst: Ipv6Addr, v4: bool) -> Source {
+    pub fn masquerade(&self, src: Ipv6Addr, dst: Ipv6Addr, v4: bool) -> Source<'_> {
         let applies = self.sources.contains(src, v4)
             && !self.exclude.contains(dst, v4)
             && !self.sources.contains(dst, v4);
@@ -63,7 +77,7 @@ impl Egress {
 
     /// The address that replaces the client's on its way to a backend of an SNAT service. Never [`Source::Keep`].
     #[inline]
-    pub fn service_source(&self, src: Ipv6Addr, v4: bool) -> Source {
+    pub fn service_source(&self, src: Ipv6Addr, v4: bool) -> Source<'_> {
         self.services.choose(src, v4)
     }
 
@@ -87,9 +101,12 @@ impl Pool {
         Self { v4: family(true), v6: family(false) }
     }
 
-    fn choose(&self, src: Ipv6Addr, v4: bool) -> Source {
-        let addresses = if v4 { &self.v4 } else { &self.v6 };
-        addresses.get(reduce(fold(src), addresses.len())).map_or(Source::NoAddress, |ip| Source::Replace(*ip))
+    fn choose(&self, src: Ipv6Addr, v4: bool) -> Source<'_> {
+        let all = if v4 { &self.v4 } else { &self.v6 };
+        if all.is_empty() {
+            return Source::NoAddress;
+        }
+        Source::Replace(Addresses { all, first: reduce(fold(src), all.len()) })
     }
 }
 
