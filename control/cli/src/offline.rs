@@ -173,8 +173,17 @@ pub fn explain(args: &Explain) -> Result<Answer> {
 const MOST_DIFFERENCES: usize = 1000;
 
 pub fn diff(args: &Diff) -> Result<Answer> {
-    let mut old = judge(std::slice::from_ref(&args.old), &args.model)?;
-    let mut new = judge(std::slice::from_ref(&args.new), &args.model)?;
+    let options = options(&args.model)?;
+    let before = compiled(std::slice::from_ref(&args.old), options.clone())?;
+    // What stays keeps its numbers, so that only what differs is to be compared.
+    let mut after = before.clone();
+    let (objects, problems) = objects::load(std::slice::from_ref(&args.new), &options.limits);
+    if !problems.is_ok() {
+        bail!("the objects are not valid\n{}", problems.to_string().trim_end());
+    }
+    after.update(objects, problems);
+    let mut old = Judge::new(before).map_err(anyhow::Error::msg)?;
+    let mut new = Judge::new(after).map_err(anyhow::Error::msg)?;
     let mut changed = Vec::new();
     let mut complete = true;
     if let Some(flows) = &args.flows {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use sluice_core::tables::record::{Change, ClassId, IdentitySlot, PeerSetId, PortRange};
+use sluice_core::tables::record::{Change, ClassId, IdentitySlot, PeerSetId, PolicyClass, PortRange};
 
 use super::{Judge, outcome};
 
@@ -24,6 +24,8 @@ struct Example {
     name: String,
     slots: [IdentitySlot; 2],
     classes: [[Option<ClassId>; 2]; 2],
+    /// Its classes or peer sets are others in the other set.
+    touched: bool,
 }
 
 /// Compare two judges by everybody whom their objects tell apart, on every port that their rules tell apart; at most so
@@ -34,7 +36,8 @@ pub fn differences(old: &Judge, new: &Judge, most: usize) -> Differences {
     let mut found = Differences { questions: Vec::new(), complete: true };
     let mut ports = BTreeMap::new();
     for from in &examples {
-        for to in &examples {
+        // What is the same in both sets decides the same of one another.
+        for to in examples.iter().filter(|to| from.touched || to.touched) {
             let classes = [from.classes[0][0], from.classes[1][0], to.classes[0][1], to.classes[1][1]];
             let asked = ports.entry(classes).or_insert_with(|| borders(judges, classes));
             for (proto, port) in asked.iter() {
@@ -69,13 +72,19 @@ fn differs(judges: [&Judge; 2], from: &Example, to: &Example, proto: u8, port: u
     said(0) != said(1)
 }
 
+fn class_of(judge: &Judge, class: Option<ClassId>) -> Option<&PolicyClass> {
+    let Some(Change::Class(_, record)) = judge.compiled.records.get(&Change::Class(class?, None).key())
+    else {
+        return None;
+    };
+    record.as_ref()
+}
+
 /// One port of every range that these classes know, and one beside them.
 fn borders(judges: [&Judge; 2], classes: [Option<ClassId>; 4]) -> BTreeSet<(u8, u16)> {
     let mut found = BTreeSet::from([(6, 9), (47, 0)]);
     for (n, class) in classes.into_iter().enumerate() {
-        let key = class.map(|id| Change::Class(id, None).key());
-        let record = key.and_then(|key| judges[n % 2].compiled.records.get(&key));
-        let Some(Change::Class(_, Some(class))) = record else { continue };
+        let Some(class) = class_of(judges[n % 2], class) else { continue };
         let known = class.ranges.iter().filter(|range| range.proto != PortRange::ANY_PROTO);
         found.extend(known.filter_map(|range| Some((u8::try_from(range.proto).ok()?, range.first))));
     }
@@ -93,8 +102,10 @@ fn examples(judges: [&Judge; 2]) -> Vec<Example> {
         let slots = [judges[0].slot(one), judges[1].slot(other)];
         let natures: [Nature; 2] = std::array::from_fn(|n| nature(judges[n], slots[n]));
         let classes = natures.each_ref().map(|nature| nature.0);
+        let rules = |n: usize| classes[n].map(|class| class_of(judges[n], class));
+        let touched = natures[0] != natures[1] || rules(0) != rules(1);
         if seen.insert(natures) {
-            found.push(Example { name, slots, classes });
+            found.push(Example { name, slots, classes, touched });
         }
     }
     found
