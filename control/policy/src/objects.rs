@@ -148,7 +148,7 @@ struct Reader<'a> {
 }
 
 /// Kinds that a cluster's dump holds and a gateway needs not.
-const HARMLESS: [&str; 22] = [
+const HARMLESS: [&str; 32] = [
     "Deployment",
     "ReplicaSet",
     "StatefulSet",
@@ -171,7 +171,33 @@ const HARMLESS: [&str; 22] = [
     "Endpoints",
     "CiliumEndpoint",
     "CiliumIdentity",
+    "CiliumEndpointSlice",
+    "CiliumNode",
+    "CiliumNodeConfig",
+    "CiliumPodIPPool",
+    "PersistentVolume",
+    "ResourceQuota",
+    "LimitRange",
+    "ReplicationController",
+    "PodTemplate",
+    "ComponentStatus",
 ];
+
+/// Kinds that ask for something which others do beside this gateway: told, and passed over.
+const BESIDE: [&str; 8] = [
+    "CiliumLoadBalancerIPPool",
+    "CiliumL2AnnouncementPolicy",
+    "CiliumBGPClusterConfig",
+    "CiliumBGPPeerConfig",
+    "CiliumBGPAdvertisement",
+    "CiliumBGPNodeConfig",
+    "CiliumBGPNodeConfigOverride",
+    "CiliumGatewayClassConfig",
+];
+
+/// Groups of kinds that may matter here. What is of another group is not about traffic that we judge.
+const GROUPS: [&str; 5] =
+    ["cilium.io", "networking.k8s.io", "policy.networking.k8s.io", "discovery.k8s.io", "sluice.dev"];
 
 impl<'a> Reader<'a> {
     fn new(limits: &'a Limits) -> Self {
@@ -239,6 +265,11 @@ impl<'a> Reader<'a> {
             fields.error(node, what);
             return;
         }
+        let foreign = version.split_once('/').is_some_and(|(group, _)| !GROUPS.contains(&group));
+        if foreign && group_of(&kind).is_none() {
+            *self.objects.ignored.entry(kind).or_insert(0) += 1;
+            return;
+        }
         if !HARMLESS.contains(&kind.as_str()) && !self.is_first(file, node, &kind, &metadata) {
             return;
         }
@@ -283,6 +314,10 @@ impl<'a> Reader<'a> {
             "ClusterNetworkPolicy" => objects.policies.extend(crate::policy::cluster::read(node, place, metadata, problems)),
             "CiliumCIDRGroup" => objects.groups.push(CidrGroup::read(node, place, metadata, problems)),
             other if HARMLESS.contains(&other) => *objects.ignored.entry(other.to_owned()).or_insert(0) += 1,
+            other if BESIDE.contains(&other) => {
+                problems.warnings.push(place.problem(node, format!("{other} is not done by this gateway")));
+                *objects.ignored.entry(other.to_owned()).or_insert(0) += 1;
+            }
             other => problems.errors.push(place.problem(
                 node,
                 format!(

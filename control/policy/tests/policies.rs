@@ -366,3 +366,28 @@ fn the_dump_tells_who_is_heard_above_ports() {
     assert_eq!(class["identities"], json!([identity("k8s:app=web")]));
     assert!(entry["peers"].as_array().unwrap().contains(&identity("k8s:app=client")));
 }
+
+#[test]
+fn what_a_cluster_holds_beside_is_passed_over_and_what_is_misspelt_is_not() {
+    let text = |version: &str, kind: &str| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n---\n")
+    };
+    let fine = text("apps/v1", "Deployment")
+        + &text("autoscaling/v2", "HorizontalPodAutoscaler")
+        + &text("v1", "LimitRange");
+    let (objects, problems) = objects::parse(
+        "test.yaml",
+        &(fine + &text("cilium.io/v2", "CiliumLoadBalancerIPPool")),
+        &Options::default().limits,
+    );
+    assert!(problems.is_ok() && problems.warnings.len() == 1, "{problems}");
+    assert_eq!(objects.ignored.values().sum::<usize>(), 4);
+    for (version, kind) in [
+        ("cilium.io/v2", "CiliumNetworkPolicies"),
+        ("cilum.io/v2", "CiliumNetworkPolicy"),
+        ("cilium.io/v2", "CiliumEgressGatewayPolicy"),
+        ("v1", "Pood"),
+    ] {
+        assert_eq!(mistakes(&text(version, kind)).len(), 1, "{version} {kind}");
+    }
+}
