@@ -48,6 +48,7 @@ impl Compiled {
             enforcement: options.enforcement,
             audit: options.audit,
             allow_localhost: options.allow_localhost,
+            filter: options.filter.clone(),
             ipv4: options.ipv4,
             ipv6: options.ipv6,
             cidr_matches: options.cidr_matches,

@@ -23,6 +23,7 @@ use sluice_core::tables::record::{Change, Prefix};
 
 use crate::config::{CidrMatches, Enforcement};
 use crate::identity::Numbers;
+use crate::labels::Filter;
 use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 use crate::policy::{Direction, Entity, Peer, Peers as RulePeers, Policy, Source, Subject};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub cluster: String,
     pub enforcement: Enforcement,
     pub audit: bool,
+    /// Which labels tell identities apart.
+    pub filter: Filter,
     /// Judge nodes by host policies.
     pub host_firewall: bool,
     /// Pods may always be reached from their own node.
@@ -65,6 +68,7 @@ impl Default for Settings {
             cluster: "default".to_owned(),
             enforcement: Enforcement::Default,
             audit: false,
+            filter: Filter::default(),
             host_firewall: true,
             allow_localhost: true,
             ipv4: true,

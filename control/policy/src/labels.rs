@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use regex::Regex;
 use sluice_core::tables::record::Prefix;
 
 use crate::decode::{Fields, masked, prefix};
@@ -91,18 +92,68 @@ const EXCLUDED: [&str; 16] = [
     "*beta.kubernetes.io",
 ];
 
-/// Does a label with this key tell identities apart?
+/// Does a label with this key tell identities apart, if nobody says anything else?
 pub fn is_relevant(key: &str) -> bool {
+    let (included, excluded) = by_default(key);
+    excluded == 0 || included > excluded
+}
+
+/// How much of the key the longest include and the shortest exclude fit; 0 is not at all.
+fn by_default(key: &str) -> (usize, usize) {
     let fits = |pattern: &str| match pattern.strip_prefix('*') {
         Some(rest) => key.contains(rest),
         None => key.starts_with(pattern),
     };
     let excluded = EXCLUDED.iter().filter(|pattern| fits(pattern)).map(|pattern| pattern.len()).min();
     let included = INCLUDED.iter().filter(|pattern| fits(pattern)).map(|pattern| pattern.len()).max();
-    match (included, excluded) {
-        (_, None) => true,
-        (Some(included), Some(excluded)) => included > excluded,
-        (None, Some(_)) => false,
+    (included.unwrap_or(0), excluded.unwrap_or(0))
+}
+
+/// Which labels tell identities apart: Cilium's list, and what the option `labels` adds to it.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    text: String,
+    /// Excludes (true) and includes: source (empty is any), and what fits the beginning of a key.
+    added: Vec<(bool, String, Regex)>,
+}
+
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Filter {}
+
+impl Filter {
+    /// Read `k8s:app !k8s:pod-.* team`: regular expressions that must fit the beginning of a key; `!` excludes. With one
+    /// include in it, what nothing includes is excluded.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let mut added = Vec::new();
+        for word in text.split([' ', ',']).filter(|word| !word.is_empty()) {
+            let (exclude, rest) = word.strip_prefix('!').map_or((false, word), |rest| (true, rest));
+            let (source, key) = split_source(rest);
+            let regex =
+                Regex::new(&format!("^(?:{key})")).map_err(|_| format!("{word} is no regular expression"))?;
+            added.push((exclude, source, regex));
+        }
+        Ok(Self { text: text.to_owned(), added })
+    }
+
+    pub fn is_relevant(&self, key: &str) -> bool {
+        let (mut included, mut excluded) = by_default(key);
+        let mut chosen = false;
+        for (exclude, source, regex) in &self.added {
+            chosen |= !exclude;
+            let fits = source.is_empty() || source == "k8s";
+            let Some(length) = regex.find(key).map(|found| found.end()).filter(|_| fits) else { continue };
+            if *exclude {
+                excluded = if excluded == 0 { length } else { excluded.min(length) };
+            } else {
+                included = included.max(length);
+            }
+        }
+        (!chosen && excluded == 0) || included > excluded
     }
 }
 
@@ -279,6 +330,19 @@ mod tests {
         for key in ["pod-template-hash", "io.kubernetes.other", "topology.kubernetes.io/zone", "k8s.io/x"] {
             assert!(!is_relevant(key), "{key}");
         }
+    }
+
+    #[test]
+    fn a_list_of_ones_own_adds_to_it() {
+        let none = Filter::default();
+        assert!(none.is_relevant("app") && !none.is_relevant("pod-template-hash"));
+        let without = Filter::new("!k8s:run-.* !team").unwrap();
+        assert!(without.is_relevant("app") && !without.is_relevant("run-id") && !without.is_relevant("team"));
+        assert!(without.is_relevant("my-team"), "from the beginning only");
+        let only = Filter::new("k8s:app, tier").unwrap();
+        assert!(only.is_relevant("app") && only.is_relevant("tier") && !only.is_relevant("role"));
+        assert!(only.is_relevant(NAMESPACE) && only.is_relevant(SERVICE_ACCOUNT), "these always");
+        assert!(Filter::new("a(").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use sluice_core::tables::record::Prefix;
 use crate::compile::Compiled;
 use crate::decode::Problem;
 use crate::identity::holds_ip;
-use crate::labels::{Selector, is_relevant};
+use crate::labels::Selector;
 use crate::policy::above::{Above, Kind};
 use crate::policy::{Direction, Effect, Peer, Peers, Policy, Rule, Subject};
 
@@ -173,7 +173,8 @@ const MANY: usize = 50;
 fn labels_that_explode(compiled: &Compiled, found: &mut Vec<Problem>) {
     let mut values: BTreeMap<&str, (usize, BTreeSet<&str>)> = BTreeMap::new();
     for endpoint in compiled.objects.endpoints.values() {
-        for (key, value) in endpoint.labels.iter().filter(|(key, _)| is_relevant(key)) {
+        for (key, value) in endpoint.labels.iter().filter(|(key, _)| compiled.options.filter.is_relevant(key))
+        {
             let (count, distinct) = values.entry(key).or_default();
             *count += 1;
             distinct.insert(value);

@@ -391,3 +391,22 @@ fn what_a_cluster_holds_beside_is_passed_over_and_what_is_misspelt_is_not() {
         assert_eq!(mistakes(&text(version, kind)).len(), 1, "{version} {kind}");
     }
 }
+
+#[test]
+fn labels_that_are_left_out_make_no_identities() {
+    let pod = |n: u8| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: x{n}, namespace: shop, labels: {{app: x, run-id: r{n}}}}}\nstatus: {{podIP: 10.1.0.{n}}}\n---\n"
+        )
+    };
+    let text = pod(1) + &pod(2);
+    let identity = |judge: &mut sluice_policy::verdict::Judge, name: &str| {
+        ask(judge, name, "198.51.100.1", "TCP", 80)["source"]["identity"].clone()
+    };
+    let plain = &mut judge(&text);
+    assert_ne!(identity(plain, "shop/x1"), identity(plain, "shop/x2"));
+    let mut options = Options { node: "us".to_owned(), ..Options::default() };
+    options.set("labels", "!k8s:run-.*").unwrap();
+    let filtered = &mut judge_with(&text, options);
+    assert_eq!(identity(filtered, "shop/x1"), identity(filtered, "shop/x2"));
+}
