@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use sluice_policy::compile::Compiled;
-use sluice_policy::config::{Enforcement, Options};
+use sluice_policy::config::{CidrMatches, Enforcement, Options};
 use sluice_policy::objects::{self, Objects};
 use sluice_policy::policy::Direction;
 use sluice_policy::policy::above::Talk;
@@ -41,7 +41,9 @@ pub fn options(random: &mut Random) -> Options {
         3 => Enforcement::Never,
         _ => Enforcement::Default,
     };
-    Options { node: "us".to_owned(), enforcement, ..Options::default() }
+    let cidr_matches = CidrMatches { nodes: random.one_in(4), pods: random.one_in(4) };
+    let (audit, allow_localhost) = (random.one_in(10), !random.one_in(4));
+    Options { node: "us".to_owned(), enforcement, audit, allow_localhost, cidr_matches, ..Options::default() }
 }
 
 pub fn judge(objects: Objects, options: &Options) -> Judge {
@@ -158,6 +160,7 @@ fn compiled_tables_say_what_the_model_means() {
         (("FORWARDED", 0, true), 50),
         (("FORWARDED", 0, false), 50),
         (("REDIRECTED", 0, false), 1000),
+        (("AUDIT", 0, true), 1000),
         (("DROPPED", 133, true), 50),
         (("DROPPED", 133, false), 1000),
         (("DROPPED", 181, false), 50),

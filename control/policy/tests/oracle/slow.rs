@@ -25,8 +25,10 @@ pub struct Slow<'a> {
 pub struct Who {
     labels: LabelSet,
     node: Option<LabelSet>,
-    /// What CIDRs and names look at: only those outside have it.
+    /// What names and CIDR groups look at: only those outside have it.
     outside: Option<IpAddr>,
+    /// What CIDRs look at: those outside, and others if they are meant, too.
+    addresses: Vec<IpAddr>,
     is_endpoint: bool,
     is_local: bool,
     ports: Vec<(String, u8, u16)>,
@@ -39,6 +41,9 @@ pub struct Asked {
     pub port: u16,
     pub talk: Talk,
 }
+
+/// Stands for a denial above ports until the end.
+const SAID: u8 = 1;
 
 /// What one direction comes to, with the rules that say so: (kind, name, list, index).
 pub type Outcome = (&'static str, u8, BTreeSet<(String, String, usize)>);
@@ -57,7 +62,7 @@ impl Slow<'_> {
         if self.is_api_server(ip) {
             labels.insert(Label::reserved("kube-apiserver"));
         }
-        Who { labels, outside: Some(ip), ..Who::default() }
+        Who { labels, outside: Some(ip), addresses: vec![ip], ..Who::default() }
     }
 
     pub fn reserved(name: &str) -> Who {
@@ -84,7 +89,8 @@ impl Slow<'_> {
         }
         let mut of_node = labels.clone();
         of_node.extend(node.labels.iter().map(|(key, value)| Label::k8s(key, value)));
-        Who { labels, node: Some(of_node), ..Who::default() }
+        let addresses = if self.options.cidr_matches.nodes { node.addresses.clone() } else { Vec::new() };
+        Who { labels, node: Some(of_node), addresses, ..Who::default() }
     }
 
     fn endpoint(&self, endpoint: &Endpoint) -> Who {
@@ -105,7 +111,8 @@ impl Slow<'_> {
         Who {
             labels,
             is_endpoint: true,
-            is_local: endpoint.node == self.options.node,
+            is_local: endpoint.node == self.options.node && self.options.allow_localhost,
+            addresses: if self.options.cidr_matches.pods { endpoint.addresses.clone() } else { Vec::new() },
             ports: endpoint.ports.clone(),
             ..Who::default()
         }
@@ -138,7 +145,13 @@ impl Slow<'_> {
             direction == Direction::Ingress && judged.is_local && is_host && !judged.labels.is_empty();
         let from_host =
             local && (!policies.is_empty() || denies) && self.speaks(&policies, direction, denies);
-        decide(&found, from_host, denies, direction, asked)
+        let outcome = decide(&found, from_host, denies, direction, asked);
+        match (self.options.audit, outcome) {
+            // What was said is never only audited.
+            (true, ("DROPPED", reason, rules)) if reason != SAID => ("AUDIT", 0, rules),
+            (_, ("DROPPED", SAID, rules)) => ("DROPPED", 133, rules),
+            (_, outcome) => outcome,
+        }
     }
 
     /// The allowance for the own node is part of what is compiled, so it needs somebody to be judged.
@@ -161,7 +174,7 @@ impl Slow<'_> {
                 labels.contains(&Label::reserved("remote-node")) && matches(selector, labels)
             }),
             Peer::Cidr { prefix, except } => {
-                who.outside.is_some_and(|ip| contains(prefix, ip) && !in_one(except, ip))
+                who.addresses.iter().any(|ip| contains(prefix, *ip) && !in_one(except, *ip))
             }
             Peer::Group { name, selector, except } => who.outside.is_some_and(|ip| {
                 let meant = |group: &&sluice_policy::policy::groups::CidrGroup| {
@@ -196,9 +209,9 @@ impl Slow<'_> {
                 slice.namespace == service.namespace && slice.service == service.name
             };
             let mut slices = self.objects.slices.values().filter(own);
-            return who
-                .outside
-                .is_some_and(|ip| slices.any(|s| s.endpoints.iter().any(|e| e.addresses.contains(&ip))));
+            return slices.any(|s| {
+                s.endpoints.iter().any(|e| who.addresses.iter().any(|ip| e.addresses.contains(ip)))
+            });
         }
         let has = |key: &str, value: &str| who.labels.contains(&Label::k8s(key, value));
         has("io.kubernetes.pod.namespace", &service.namespace)
@@ -315,7 +328,7 @@ fn hear(
     match (any, kinds.len() > 1, content.is_empty(), open) {
         (true, ..) | (false, false, false, _) => ("FORWARDED", 0, content),
         (false, false, true, true) => ("REDIRECTED", 0, asking),
-        (false, true, ..) | (false, false, true, false) => ("DROPPED", 133, asking),
+        (false, true, ..) | (false, false, true, false) => ("DROPPED", SAID, asking),
     }
 }
 
