@@ -410,3 +410,28 @@ fn labels_that_are_left_out_make_no_identities() {
     let filtered = &mut judge_with(&text, options);
     assert_eq!(identity(filtered, "shop/x1"), identity(filtered, "shop/x2"));
 }
+
+#[test]
+fn a_policy_in_the_place_of_another_hears_of_later_changes() {
+    let group = |cidr: &str| {
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {{name: g, labels: {{k: v}}}}\nspec: {{externalCIDRs: [{cidr}]}}\n---\n"
+        )
+    };
+    let other = "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: h, labels: {k: v}}\nspec: {externalCIDRs: [198.51.100.0/24]}\n---\n";
+    let read = |text: &str| {
+        let (objects, problems) =
+            objects::parse("test.yaml", &format!("{}{text}", shop::WORLD), &Options::default().limits);
+        assert!(problems.is_ok(), "{problems}");
+        objects
+    };
+    let first = cnp("  ingress: [{fromEntities: [host]}]");
+    let second = cnp("  ingress: [{fromCIDRSet: [{cidrGroupSelector: {matchLabels: {k: v}}}]}]")
+        .replace("name: p", "name: q");
+    let judge = &mut judge(&(first + &group("203.0.113.0/24")));
+    // One goes and one comes, for the same pods, in one step; then what the new one refers to changes.
+    judge.update(read(&(second.clone() + &group("203.0.113.0/24"))), Default::default()).unwrap();
+    assert_eq!(reason(judge, "203.0.113.1", "shop/web", "TCP", 80), 0);
+    judge.update(read(&(second + &group("203.0.113.0/24") + other)), Default::default()).unwrap();
+    assert_eq!(reason(judge, "198.51.100.1", "shop/web", "TCP", 80), 0);
+}

@@ -140,10 +140,13 @@ impl Engine {
 
     fn class(&mut self, key: classes::Key) -> u32 {
         if let Some(id) = self.class_ids.get(&key) {
-            if let Some(class) = self.classes.get_mut(*id) {
+            let id = *id;
+            if let Some(class) = self.classes.get_mut(id) {
                 class.users += 1;
             }
-            return *id;
+            // A policy that came in the place of one that went has its number, and has not met the class yet.
+            self.meet_specs(id, &key.specs);
+            return id;
         }
         let class = Class {
             key: key.clone(),
@@ -156,13 +159,17 @@ impl Engine {
         let specs = key.specs.clone();
         let id = self.classes.add(class);
         self.class_ids.insert(key, id);
-        for spec in specs {
-            if let Some(spec) = self.specs.get_mut(spec) {
-                spec.classes.insert(id);
-            }
-        }
+        self.meet_specs(id, &specs);
         self.touched.classes.insert(id);
         id
+    }
+
+    fn meet_specs(&mut self, class: u32, specs: &[u32]) {
+        for spec in specs {
+            if let Some(spec) = self.specs.get_mut(*spec) {
+                spec.classes.insert(class);
+            }
+        }
     }
 
     pub(super) fn leave_class(&mut self, id: u32) {
