@@ -27,8 +27,8 @@ use slow::{Asked, Outcome, Slow, Who};
 use world::World;
 
 /// Flows judged of each state of a world, and states of each world.
-const FLOWS: usize = 200;
-const STATES: usize = 6;
+const FLOWS: usize = 50;
+const STATES: usize = 20;
 
 pub fn read(text: &str) -> Objects {
     let (objects, problems) = objects::parse("world.yaml", text, &Options::default().limits);
