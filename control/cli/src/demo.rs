@@ -76,12 +76,13 @@ pub fn demo(args: &Demo) -> Result<()> {
     told
 }
 
+type Step = fn(&Lab, &Client, u8) -> Result<()>;
+
 /// The story, step by step. Every step may be cut short by Ctrl-C.
 fn tell(lab: &mut Lab, args: &Demo, stop: &AtomicBool) -> Result<()> {
     start_hosts(lab)?;
     let client = start_gateway(lab, stop)?;
-    let steps: [fn(&Lab, &Client, u8) -> Result<()>; 6] =
-        [capabilities, balance, strangers, names, rates, totals];
+    let steps: [Step; 6] = [capabilities, balance, strangers, names, rates, totals];
     for step in steps {
         if stop.load(Ordering::Relaxed) {
             return Ok(());

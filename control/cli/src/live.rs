@@ -114,6 +114,7 @@ fn sentence(event: &Value) -> String {
 }
 
 /// A nested object as indented `key: value` lines.
+#[expect(clippy::wildcard_enum_match_arm, reason = "JSON has no kinds but these")]
 fn outline(value: &Value, depth: usize) -> String {
     let indent = "  ".repeat(depth);
     match value {
@@ -132,6 +133,7 @@ fn outline(value: &Value, depth: usize) -> String {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "JSON has no kinds but these")]
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

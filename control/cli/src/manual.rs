@@ -50,7 +50,11 @@ mod tests {
         for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
             let page = fs::read_to_string(folder.join(format!("sluice-{}.1", command.get_name()))).unwrap();
             let about = command.get_about().unwrap().to_string();
-            assert!(page.contains(&about.replace('-', "\\-")), "{} lacks its sentence", command.get_name());
+            assert!(
+                page.contains(&about.replace('-', "\\-").replace('\'', "\\*(Aq")),
+                "{} lacks its sentence",
+                command.get_name()
+            );
         }
         fs::remove_dir_all(folder).unwrap();
     }

@@ -142,10 +142,10 @@ impl<'a> Run<'a> {
         if let Some(device) = self.devices.get(frame.interface as usize) {
             return *device;
         }
-        let ports = self.records.values().filter_map(|change| match change {
-            Change::Port(_, Some(port)) => Some(port),
-            _ => None,
-        });
+        let ports = self
+            .records
+            .values()
+            .filter_map(|change| if let Change::Port(_, port) = change { port.as_ref() } else { None });
         ports.into_iter().find(|port| frame.bytes.starts_with(&port.mac)).map_or(0, |port| port.device)
     }
 

@@ -73,8 +73,13 @@ impl Collector for Snapshot {
         for family in &self.0 {
             let kind = Value(family.kind, 0.0).metric_type();
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
-            for (labels, value) in &family.samples {
-                Value(family.kind, *value).encode(metric.encode_family(labels)?)?;
+            match family.samples.as_slice() {
+                [(labels, value)] if labels.is_empty() => Value(family.kind, *value).encode(metric)?,
+                samples => {
+                    for (labels, value) in samples {
+                        Value(family.kind, *value).encode(metric.encode_family(labels)?)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -102,7 +107,7 @@ mod tests {
         let flows = Family::gauge("sluice_flows", "Flows now.").with(&[], 3);
         let text = exposition(vec![drops, flows]);
         assert!(
-            text.contains("cilium_drop_count_total{reason=\"POLICY_DENIED\",direction=\"INGRESS\"} 7"),
+            text.contains("cilium_drop_count_total{reason=\"POLICY_DENIED\",direction=\"INGRESS\"} 7.0"),
             "{text}"
         );
         assert!(text.contains("# TYPE sluice_flows gauge"), "{text}");

@@ -56,7 +56,7 @@ impl Connection {
                 Ok(0) => return Err("control closed the connection".to_owned()),
                 Ok(n) => {
                     self.decoder.feed(&buffer[..n]);
-                    while let Some(message) = self.decoder.next().map_err(|error| error.to_string())? {
+                    while let Some(message) = self.decoder.message().map_err(|error| error.to_string())? {
                         requests.extend(self.take(message)?);
                     }
                 }

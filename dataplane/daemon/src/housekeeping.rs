@@ -400,7 +400,7 @@ impl Housekeeping {
         for worker in &mut self.workers {
             lost += worker.events.lost();
             while events.len() < EVENTS_A_TURN
-                && let Some(event) = worker.events.next()
+                && let Some(event) = worker.events.take()
             {
                 events.push(event.into());
             }
@@ -429,10 +429,11 @@ impl Housekeeping {
 
     /// Have the kernel keep the neighbours that we use.
     fn remind_kernel(&self) {
-        let known = self.mirrored.values().filter_map(|change| match change {
-            Change::NextHop(_, Some(hop)) if hop.mac.is_some() => Some((hop.port, hop.ip)),
-            _ => None,
-        });
+        let hops = self
+            .mirrored
+            .values()
+            .filter_map(|change| if let Change::NextHop(_, hop) = change { hop.as_ref() } else { None });
+        let known = hops.filter(|hop| hop.mac.is_some()).map(|hop| (hop.port, hop.ip));
         let known: Vec<(PortId, IpAddr)> = known.take(1024).collect();
         for (port, ip) in known {
             drop(self.mirror.ask(port, ip));

@@ -19,9 +19,8 @@ const MOST_RANGES: usize = 4;
 
 /// `always` are prefixes from the settings file: ours before control has spoken.
 pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
-    let settings = control.values().find_map(|change| match change {
-        Change::Settings(settings) => Some(settings.clone()),
-        _ => None,
+    let settings = control.values().find_map(|change| {
+        if let Change::Settings(settings) = change { Some(settings.clone()) } else { None }
     });
     let settings = settings.unwrap_or_default();
     let own = own_addresses(mirror);
@@ -96,10 +95,9 @@ fn host(ip: IpAddr) -> Prefix {
 }
 
 fn own_addresses(mirror: &Records) -> Vec<IpAddr> {
-    let ports = mirror.values().filter_map(|change| match change {
-        Change::Port(_, Some(port)) => Some(port),
-        _ => None,
-    });
+    let ports = mirror
+        .values()
+        .filter_map(|change| if let Change::Port(_, port) = change { port.as_ref() } else { None });
     ports.flat_map(|port| port.addresses.iter().map(|prefix| prefix.addr)).collect()
 }
 

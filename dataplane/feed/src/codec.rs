@@ -63,7 +63,7 @@ impl Decoder {
     }
 
     /// The next whole message.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, DecodeError> {
+    pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, DecodeError> {
         let rest = &self.bytes[self.read..];
         let Some((header, body)) = rest.split_at_checked(HEADER) else { return Ok(None) };
         let word =
@@ -85,7 +85,7 @@ impl Decoder {
     pub fn read<T: DeserializeOwned>(&mut self, source: &mut impl Read) -> io::Result<Option<T>> {
         let mut piece = vec![0; 64 << 10];
         loop {
-            if let Some(message) = self.next().map_err(io::Error::other)? {
+            if let Some(message) = self.message().map_err(io::Error::other)? {
                 return Ok(Some(message));
             }
             match source.read(&mut piece)? {
@@ -114,10 +114,10 @@ mod tests {
         let mut decoder = Decoder::default();
         for byte in &bytes[..bytes.len() - 1] {
             decoder.feed(&[*byte]);
-            assert_eq!(decoder.next::<ToDataplane>(), Ok(None));
+            assert_eq!(decoder.message::<ToDataplane>(), Ok(None));
         }
         decoder.feed(&bytes[bytes.len() - 1..]);
-        assert_eq!(decoder.next(), Ok(Some(message())));
+        assert_eq!(decoder.message(), Ok(Some(message())));
     }
 
     #[test]
@@ -129,11 +129,11 @@ mod tests {
                 bad[at] ^= 1 << bit;
                 let mut decoder = Decoder::default();
                 decoder.feed(&bad);
-                assert!(!matches!(decoder.next::<ToDataplane>(), Ok(Some(_))), "byte {at} bit {bit}");
+                assert!(!matches!(decoder.message::<ToDataplane>(), Ok(Some(_))), "byte {at} bit {bit}");
             }
         }
         let mut decoder = Decoder::default();
         decoder.feed(&[0xff; 16]);
-        assert_eq!(decoder.next::<ToDataplane>(), Err(DecodeError::TooLong(0xffff_ffff)));
+        assert_eq!(decoder.message::<ToDataplane>(), Err(DecodeError::TooLong(0xffff_ffff)));
     }
 }

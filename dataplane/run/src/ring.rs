@@ -36,7 +36,8 @@ impl EventSink for EventSender {
 }
 
 impl EventReceiver {
-    pub fn next(&mut self) -> Option<FlowEvent> {
+    /// The oldest event that nobody has heard of.
+    pub fn take(&mut self) -> Option<FlowEvent> {
         self.ring.pop().ok()
     }
 

@@ -41,8 +41,10 @@ impl Mapping {
         let advised = unsafe { libc::madvise(mapping.start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
         // Touch every page now, not when packets come.
         for page in (0..len).step_by(4096) {
-            // SAFETY: `page` lies inside the mapping, which nobody else knows yet.
-            unsafe { mapping.start.as_ptr().add(page).write_volatile(0) };
+            // SAFETY: `page` is below the mapping's length.
+            let byte = unsafe { mapping.start.add(page) };
+            // SAFETY: the byte lies inside the mapping, which nobody else knows yet.
+            unsafe { byte.write_volatile(0) };
         }
         Ok((mapping, huge && advised == 0))
     }

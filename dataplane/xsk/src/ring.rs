@@ -10,11 +10,34 @@ use crate::sys::RingOffset;
 /// Set by the kernel when it sleeps and wants to be kicked.
 const NEED_WAKEUP: u32 = 1;
 
+/// Where in the mapping the counters and the array are.
+#[derive(Clone, Copy, Debug)]
+struct Offset {
+    producer: usize,
+    consumer: usize,
+    flags: usize,
+    descriptors: usize,
+}
+
+impl TryFrom<RingOffset> for Offset {
+    type Error = io::Error;
+
+    fn try_from(told: RingOffset) -> io::Result<Self> {
+        let within = |offset: u64| usize::try_from(offset).map_err(io::Error::other);
+        Ok(Self {
+            producer: within(told.producer)?,
+            consumer: within(told.consumer)?,
+            flags: within(told.flags)?,
+            descriptors: within(told.descriptors)?,
+        })
+    }
+}
+
 /// A ring of `T`s that we fill and the kernel empties, or the other way round.
 #[derive(Debug)]
 pub(crate) struct Ring<T> {
     mapping: Mapping,
-    offset: RingOffset,
+    offset: Offset,
     mask: u32,
     /// Our own counter, and the last seen of the other side's.
     mine: u32,
@@ -24,22 +47,24 @@ pub(crate) struct Ring<T> {
 
 impl<T: Copy> Ring<T> {
     pub(crate) fn new(fd: &OwnedFd, offset: RingOffset, size: u32, page_offset: i64) -> io::Result<Self> {
-        let bytes =
-            usize::try_from(offset.descriptors).unwrap_or(usize::MAX) + size as usize * size_of::<T>();
+        let offset = Offset::try_from(offset)?;
+        let bytes = offset.descriptors + size as usize * size_of::<T>();
         let mapping = Mapping::ring(fd, bytes, page_offset)?;
         Ok(Self { mapping, offset, mask: size - 1, mine: 0, theirs: 0, kind: std::marker::PhantomData })
     }
 
     #[inline]
-    fn counter(&self, offset: u64) -> &AtomicU32 {
+    fn counter(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: the kernel gave this offset for a 32-bit counter inside the ring's mapping, which lives as long as
         // `self`; both sides use it atomically.
-        unsafe { &*self.mapping.start().as_ptr().add(offset as usize).cast::<AtomicU32>() }
+        let counter = unsafe { self.mapping.start().add(offset) };
+        // SAFETY: as above; the counter is aligned, initialised by the kernel, and lives as long as `self`.
+        unsafe { counter.cast::<AtomicU32>().as_ref() }
     }
 
     #[inline]
     fn slot(&self, index: u32) -> *mut T {
-        let at = self.offset.descriptors as usize + (index & self.mask) as usize * size_of::<T>();
+        let at = self.offset.descriptors + (index & self.mask) as usize * size_of::<T>();
         debug_assert!(at + size_of::<T>() <= self.mapping.len());
         // SAFETY: `new` mapped the array of `mask + 1` entries behind this offset; the index is masked.
         unsafe { self.mapping.start().as_ptr().add(at).cast() }

@@ -32,7 +32,8 @@ impl Watch {
         })
         .context("cannot watch files")?;
         for path in paths {
-            let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new(".")) };
+            let folder =
+                if path.is_dir() { path.as_path() } else { path.parent().unwrap_or_else(|| Path::new(".")) };
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             watcher
                 .watch(folder, RecursiveMode::Recursive)

@@ -1,5 +1,10 @@
 //! Packets from captures and into them. Runs until the capture is read, not until a timer says so.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "captures hold blocks that are not packets; they are passed over"
+)]
+
 use std::io::{Read, Write};
 use std::time::Duration;
 
