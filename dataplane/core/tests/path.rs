@@ -67,6 +67,19 @@ fn removing_an_allowance_cuts_the_flow_and_spares_others() {
 }
 
 #[test]
+fn a_cut_connection_does_not_come_back_by_the_other_sides_segments() {
+    let mut lab = Lab::new();
+    lab.state.config.pickup = true;
+    let key = lab.stranger_to_backend(true, 8080);
+    // The backend may talk to anyone; the stranger may not talk to the backend.
+    let again = lab.send(1, &lab.tcp(key.reverse(), ACK)).0;
+    assert_eq!(again, Fate::Drop(DropReason::UnknownConnection));
+    assert_eq!(lab.send(0, &lab.tcp(key, ACK)).0, Fate::Drop(DropReason::PolicyDenied));
+    let plain = lab.plain(true, 50000);
+    assert_eq!(lab.send(0, &lab.tcp(plain, ACK)).0, OUT, "what both may open is taken up");
+}
+
+#[test]
 fn a_flow_whose_backend_is_gone_is_cut() {
     let mut lab = Lab::new();
     let key = lab.client_to_service(true, 40000);

@@ -29,14 +29,14 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// The current generation, and whether it is another than last time.
+    /// The current generation, and whether it is another than last time (waking up alone changes nothing).
     #[inline]
     pub fn refresh(&mut self) -> (&Tables, bool) {
-        let latest = self.shared.version.load(Ordering::Acquire);
-        let changed = self.tables.is_none() || latest != self.version;
-        if changed {
+        let before = self.version;
+        if self.tables.is_none() || self.shared.version.load(Ordering::Acquire) != before {
             self.take();
         }
+        let changed = self.version != before;
         // `take` has just filled it if it was empty.
         (self.tables.get_or_insert_with(Arc::default), changed)
     }
@@ -207,6 +207,9 @@ mod tests {
         view.park();
         let version = publisher.publish(change(1)).unwrap();
         assert!(publisher.seen_by_all(version));
-        assert_eq!(view.refresh().0.routing.port(PortId(8)).unwrap().mtu, 1);
+        let (tables, changed) = view.refresh();
+        assert!(changed && tables.routing.port(PortId(8)).unwrap().mtu == 1);
+        view.park();
+        assert!(!view.refresh().1, "waking up is no change");
     }
 }

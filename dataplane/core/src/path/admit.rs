@@ -67,6 +67,7 @@ impl<S: EventSink> Turn<'_, S> {
         if let Some(reason) = judgement.refused {
             return Err(self.deny(headers, &to, &judgement, reason));
         }
+        self.either_may_open(headers, &to)?;
         let hop = self.way(packet, headers, &to, place)?;
         self.translate_source(packet, headers, &mut to, choice, place)?;
         self.remember(headers, to, choice, &judgement, hop)
@@ -180,6 +181,16 @@ impl<S: EventSink> Turn<'_, S> {
             egress_rule: egress.rule,
             ingress_rule: ingress.rule,
         }
+    }
+
+    /// A connection found in its middle may have been opened by either side. It is taken up only if policy lets both
+    /// open it: what was cut must not come back by what the other side sends again.
+    fn either_may_open(&mut self, headers: &Headers, to: &FlowKey) -> Result<(), Fate> {
+        let opens = headers.key.proto != TCP || headers.tcp_flags & (SYN | ACK) == SYN;
+        if opens || self.judge(&to.reverse(), &headers.key.reverse(), headers.key.sport).refused.is_none() {
+            return Ok(());
+        }
+        Err(self.refuse(&headers.key, Some(headers), DropReason::UnknownConnection))
     }
 
     fn deny(&mut self, headers: &Headers, to: &FlowKey, judgement: &Judgement, reason: DropReason) -> Fate {
