@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Install what Debian or Ubuntu lack for building, running and testing Sluice; with `demo`, only what the demo needs.
-# Says what it does; does nothing twice.
+# Install what Debian or Ubuntu lack for building, running and testing Sluice. Says what it does; does nothing twice.
 set -euo pipefail
 
-packages="build-essential git ca-certificates iproute2 ethtool procps util-linux curl iperf3 dnsmasq-base bind9-dnsutils"
-[ "${1:-}" = demo ] || packages="$packages nginx-light iputils-ping nftables tcpdump socat python3 jq valgrind"
+run_time="iproute2 ethtool procps util-linux"
+lab="curl iperf3 dnsmasq-base nginx-light iputils-ping nftables tcpdump socat python3 bind9-dnsutils jq"
+measuring="valgrind"
 
 say() { printf 'setup: %s\n' "$*"; }
 
 missing=()
-for package in $packages; do
+for package in build-essential git ca-certificates $run_time $lab $measuring; do
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -18,18 +18,16 @@ if [ ${#missing[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     # Installing a web server must not start one.
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
-        chmod +x /usr/sbin/policy-rc.d
-    fi
+    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    rm -f /usr/sbin/policy-rc.d
 else
     say "all Debian packages are there"
 fi
 
 command -v cargo >/dev/null || { say "there is no cargo: install Rust 1.95 or later (https://rustup.rs)"; exit 2; }
-if [ "${1:-}" != demo ] && ! cargo nextest --version >/dev/null 2>&1; then
+if ! cargo nextest --version >/dev/null 2>&1; then
     say "installing cargo-nextest (some minutes, once)"
     cargo install --locked --quiet cargo-nextest
 fi
