@@ -1,5 +1,7 @@
 //! What the API shows, put together from what control knows and what the dataplane says.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::state::tcp::TcpState;
@@ -143,6 +145,7 @@ pub async fn metrics(control: &Control) -> String {
     );
     workers(&dataplane, &mut families);
     devices(&dataplane, &mut families);
+    announced(&dataplane, &mut families);
     exposition(families)
 }
 
@@ -153,7 +156,7 @@ fn workers(dataplane: &Value, families: &mut Vec<Family>) {
     families.push(Family::counter("cilium_forward_count", "Packets forwarded.").with(&[], sum("forwarded")));
     families
         .push(Family::counter("cilium_forward_bytes", "Bytes forwarded.").with(&[], sum("forwarded_bytes")));
-    let mut drops: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
+    let mut drops: BTreeMap<&str, u64> = BTreeMap::new();
     for worker in workers {
         for (reason, count) in worker["dropped"].as_object().into_iter().flatten() {
             *drops.entry(reason).or_default() += count.as_u64().unwrap_or(0);
@@ -197,6 +200,19 @@ fn devices(dataplane: &Value, families: &mut Vec<Family>) {
         }
     }
     families.push(steered);
+}
+
+/// Service addresses on each link, by where we stand with them.
+fn announced(dataplane: &Value, families: &mut Vec<Family>) {
+    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for one in dataplane["announced"].as_array().into_iter().flatten() {
+        let text = |key: &str| one[key].as_str().unwrap_or_default();
+        *counts.entry((text("device"), text("standing"))).or_default() += 1;
+    }
+    let family = Family::gauge("sluice_announced_addresses", "Service addresses by link and standing.");
+    families.push(counts.into_iter().fold(family, |family, ((device, standing), count)| {
+        family.with(&[("device", device), ("standing", standing)], count)
+    }));
 }
 
 #[cfg(test)]

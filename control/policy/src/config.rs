@@ -154,6 +154,7 @@ fn interfaces(spec: &mut Fields<'_, '_>) -> Vec<Interface> {
         };
         // All queues up to the number of workers are served.
         fields.loose_text("queues");
+        let announce = fields.flag("announce").unwrap_or(false);
         let mut vlans = Vec::new();
         for (text, node, place) in fields.texts("vlans") {
             match text.parse::<u16>() {
@@ -162,7 +163,7 @@ fn interfaces(spec: &mut Fields<'_, '_>) -> Vec<Interface> {
             }
         }
         fields.deny_unknown();
-        interfaces.push(Interface { name, mode, zero_copy, vlans });
+        interfaces.push(Interface { name, mode, zero_copy, announce, vlans });
     }
     interfaces
 }
@@ -402,7 +403,7 @@ pub fn show(gateway: &Gateway) -> Json {
             "cluster": options.cluster,
             "objects": {"files": gateway.objects},
             "interfaces": dataplane.interfaces.iter().map(|i| json!({
-                "name": i.name, "mode": i.mode, "zeroCopy": i.zero_copy, "vlans": i.vlans,
+                "name": i.name, "mode": i.mode, "zeroCopy": i.zero_copy, "announce": i.announce, "vlans": i.vlans,
             })).collect::<Vec<_>>(),
             "workers": {"cores": dataplane.workers, "poll": dataplane.polling, "hugePages": dataplane.huge_pages,
                 "busyPoll": dataplane.busy_poll},

@@ -6,6 +6,7 @@ mod exposed;
 
 use exposed::{Edge, slice, slices};
 use serde_json::json;
+use sluice_core::tables::record::Change;
 use sluice_policy::compile::Edit;
 use sluice_policy::config::Options;
 
@@ -346,4 +347,28 @@ fn clients_are_replaced_by_the_nodes_addresses_where_no_others_are_told() {
     assert_eq!(told.settings().snat_addresses.len(), 1);
     let local = Edge::with(&web(spec, TWO_NODES), snat());
     assert_eq!(local.shown()[0]["mode"], "dnat", "who stays on the node keeps its source");
+}
+
+#[test]
+fn an_address_is_exposed_while_somebody_stands_behind_it() {
+    let spec = "  type: LoadBalancer\n  clusterIP: 10.96.0.1\n  externalIPs: [203.0.113.1]";
+    let ready = "\n  - {addresses: [10.1.0.1]}\n";
+    let mut edge = Edge::new(&web(spec, ready));
+    let told = |changes: &[Change]| -> Vec<String> {
+        let one = |change: &Change| {
+            if let Change::Exposed(ip, exposed) = change { Some(format!("{ip} {exposed}")) } else { None }
+        };
+        changes.iter().filter_map(one).collect()
+    };
+    // Neither the cluster's own address nor the node's.
+    assert_eq!(told(&edge.compiled.changes()), ["203.0.113.1 true"]);
+    let gone = slice("web", "\n  - {addresses: [10.1.0.1], conditions: {ready: false}}\n");
+    assert_eq!(told(&edge.edit_text(&gone)), ["203.0.113.1 false"]);
+    assert_eq!(told(&edge.edit_text(&slice("web", ready))), ["203.0.113.1 true"]);
+    assert_eq!(told(&edge.edit_text(&slice("web", ready))), [""; 0]);
+    // Two services on one address: it goes when the last one goes.
+    let other = web(spec, ready).replace("web", "api");
+    assert_eq!(told(&edge.edit_text(&other)), [""; 0]);
+    assert_eq!(told(&edge.edit(Edit::Service(("shop".into(), "web".into()), None))), [""; 0]);
+    assert_eq!(told(&edge.edit(Edit::Service(("shop".into(), "api".into()), None))), ["203.0.113.1 false"]);
 }

@@ -83,6 +83,8 @@ impl Tables {
             Change::Class(id, class) => self.policies.set(*id, class.as_ref()),
             Change::Service(id, service) => self.services.set_service(*id, service.as_ref(), twin_services),
             Change::Frontend(key, frontend) => self.services.set_frontend(*key, frontend.as_ref()),
+            // For who announces addresses, beside the path.
+            Change::Exposed(..) => {}
             Change::Settings(settings) => {
                 self.services.set_seeds(settings.hash_seed, twin_services);
                 self.egress = egress::Egress::new(settings);
@@ -125,7 +127,7 @@ fn check(change: &Change) -> Result<(), String> {
             service.as_ref().map_or(Ok(()), |service| check_service(id.0, service))
         }
         Change::Settings(settings) => check_settings(settings),
-        Change::Frontend(..) | Change::Port(..) | Change::NextHop(..) => Ok(()),
+        Change::Frontend(..) | Change::Exposed(..) | Change::Port(..) | Change::NextHop(..) => Ok(()),
     }
 }
 

@@ -24,6 +24,7 @@ use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
 use sluice_steer::{OnFailure, Steer};
 
+use crate::announce::Announcer;
 use crate::clock::Clock;
 use crate::control::{Connection, Delivery, Request};
 use crate::mirror::Mirror;
@@ -60,6 +61,7 @@ pub struct Housekeeping {
     steers: Vec<Option<Steer>>,
     rules: steering::Rules,
     asked: HashMap<Wanted, Now>,
+    announcer: Announcer,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     writing: Vec<Receiver<Vec<FlowRecord>>>,
@@ -110,6 +112,7 @@ impl Housekeeping {
             steers,
             rules: steering::Rules::default(),
             asked: HashMap::new(),
+            announcer: Announcer::new(&settings.interfaces),
             stop,
             reload,
             writing: Vec::new(),
@@ -156,6 +159,7 @@ impl Housekeeping {
         }
         self.drain_events();
         self.ask_for_neighbours(now);
+        self.announcer.turn(now);
         self.write_flows(now);
         if now.0.saturating_sub(self.looked_at.0) > LOOK_AGAIN {
             self.looked_at = now;
@@ -352,8 +356,9 @@ impl Housekeeping {
         self.steer();
     }
 
-    /// Tell the XDP programs what is ours. Before control has spoken, an earlier process's rules stay.
+    /// Tell the XDP programs and the links what is ours. Before control has spoken, an earlier process's rules stay.
     fn steer(&mut self) {
+        self.announcer.refresh(&self.told, &self.mirrored, &self.mirror.devices, self.clock.now());
         if self.told.is_empty() && self.always.is_empty() {
             return;
         }
@@ -376,8 +381,9 @@ impl Housekeeping {
                 let names: Vec<String> = self.settings.interfaces.iter().map(|i| i.name.clone()).collect();
                 let seconds = self.clock.now().0 / Now::SECOND;
                 let tables = self.publisher.current();
-                let status =
+                let mut status =
                     status::status(seconds, self.generation, &tables, &self.workers, &self.steers, &names);
+                status["announced"] = self.announcer.show();
                 Answer::Status(status.to_string())
             }
             Question::Flows { limit } => {

@@ -1,5 +1,6 @@
 //! `sluiced`: the dataplane daemon. What was typed becomes settings, settings become workers, and errors exit codes.
 
+mod announce;
 mod clock;
 mod control;
 mod housekeeping;

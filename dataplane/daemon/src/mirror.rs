@@ -109,7 +109,9 @@ impl Mirror {
         let mut links = HashMap::new();
         for message in self.dump(RouteNetlinkMessage::GetLink(Default::default()))? {
             let RouteNetlinkMessage::NewLink(message) = message else { continue };
-            let mut link = Link { up: message.header.flags.contains(LinkFlags::Up), ..Link::default() };
+            // Up, and with a carrier.
+            let up = message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+            let mut link = Link { up, ..Link::default() };
             for attribute in message.attributes {
                 match attribute {
                     LinkAttribute::IfName(name) => link.name = name,

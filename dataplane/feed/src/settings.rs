@@ -31,6 +31,9 @@ pub struct Interface {
     pub mode: AttachMode,
     #[serde(default = "yes")]
     pub zero_copy: bool,
+    /// Answer here for service addresses that the kernel does not own.
+    #[serde(default)]
+    pub announce: bool,
     /// Tags that are networks of ours on this device.
     #[serde(default)]
     pub vlans: Vec<u16>,

@@ -15,6 +15,7 @@
 //! memory cannot be given by the caller, busy polling is not in it, and it needs a C and BPF toolchain to build.
 
 mod memory;
+mod packet;
 mod ring;
 mod socket;
 mod sys;
@@ -22,4 +23,5 @@ mod sys;
 pub mod io;
 
 pub use memory::advise_huge;
+pub use packet::LinkSocket;
 pub use socket::{Copy, Statistics};

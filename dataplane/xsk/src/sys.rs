@@ -107,6 +107,36 @@ pub(crate) fn bind(
     check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), size) })
 }
 
+/// A packet socket of one device that hears what the filter lets through and nothing that we send.
+pub(crate) fn packet_socket(interface: u32, filter: &[(u16, u8, u8, u32)]) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Without a protocol nothing comes in before the filter is there.
+    // SAFETY: no pointers; a new descriptor or -1 comes back.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    check(fd)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut code: Vec<libc::sock_filter> =
+        filter.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let len = libc::c_ushort::try_from(code.len()).unwrap_or(0);
+    set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &libc::sock_fprog { len, filter: code.as_mut_ptr() })?;
+    set(&fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+    let everything = u16::try_from(libc::ETH_P_ALL).unwrap_or(0).to_be();
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap_or(0),
+        sll_protocol: everything,
+        sll_ifindex: i32::try_from(interface).unwrap_or(0),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
+    // SAFETY: pointer and size describe `address`, which lives through the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), size) })?;
+    Ok(fd)
+}
+
 /// Ask the kernel to look at the transmit ring. What it cannot do now it does later.
 pub(crate) fn kick_tx(fd: &OwnedFd) -> io::Result<()> {
     // SAFETY: no data is passed, only the descriptor.

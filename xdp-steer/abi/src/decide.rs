@@ -27,6 +27,8 @@ const TAG: u16 = 0x8100;
 const SERVICE_TAG: u16 = 0x88a8;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
+/// Next header ICMPv6, and the hop limit that only neighbours can send with.
+const DISCOVERY: u16 = 58 << 8 | 255;
 
 /// Does this frame go to a worker?
 #[inline(always)]
@@ -44,10 +46,8 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
         IPV4 => {
             let source = mapped(frame.four(l3 + 12)?);
             let destination = frame.four(l3 + 16)?;
-            let flags = rules.find(mapped(destination));
-            if let Some(flags) = flags
-                && flags & super::layout::OWN != 0
-            {
+            let flags = rules.find(mapped(destination)).unwrap_or(0);
+            if flags & super::layout::OWN != 0 {
                 // A later fragment has no ports.
                 if frame.word(l3 + 6)? & 0x1fff != 0 {
                     return Some(false);
@@ -62,12 +62,15 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
         IPV6 => {
             let source = frame.sixteen(l3 + 8)?;
             let destination = frame.sixteen(l3 + 24)?;
-            let flags = rules.find(destination);
-            if let Some(flags) = flags
-                && flags & super::layout::OWN != 0
-            {
+            let flags = rules.find(destination).unwrap_or(0);
+            if flags & super::layout::OWN != 0 {
                 // Behind extension headers nobody looks: such packets to the node itself are the kernel's.
                 return own_port(frame, rules, frame.byte(l3 + 6)?, l3 + 40);
+            }
+            // Questions of the link about its neighbours are the kernel's even for addresses of services: forwarded they
+            // are void, and whoever announces such an address hears them there.
+            if frame.word(l3 + 6)? == DISCOVERY && frame.byte(l3 + 40).is_some_and(is_discovery) {
+                return Some(false);
             }
             // ff00::/8 and fe80::/10: multicast, the link.
             let first = u32::from_be(destination[0]);
@@ -78,9 +81,15 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
     }
 }
 
+/// Router and neighbour solicitations and advertisements, redirects.
 #[inline(always)]
-fn by_address(rules: &impl Rules, flags: Option<u32>, link: bool, source: [u32; 4]) -> bool {
-    if flags.is_some_and(|flags| flags & super::layout::TO != 0) {
+fn is_discovery(icmp: u8) -> bool {
+    icmp.wrapping_sub(133) < 5
+}
+
+#[inline(always)]
+fn by_address(rules: &impl Rules, flags: u32, link: bool, source: [u32; 4]) -> bool {
+    if flags & super::layout::TO != 0 {
         return true;
     }
     !link && rules.find(source).is_some_and(|flags| flags & super::layout::FROM != 0)

@@ -62,6 +62,8 @@ pub struct Frontends {
     slices: HashMap<(String, String), BTreeSet<(String, String)>>,
     /// Lists whose clients' addresses are replaced.
     snat: BTreeSet<ServiceId>,
+    /// Addresses that clients outside may ask their link for, and how many owners expose each.
+    exposed: HashMap<IpAddr, u32>,
 }
 
 impl Frontends {
@@ -133,6 +135,7 @@ impl Frontends {
     ) -> Vec<Change> {
         let mut lists: BTreeMap<ServiceId, [Option<Arc<List>>; 2]> = BTreeMap::new();
         let mut keys: BTreeMap<FrontendKey, Option<Frontend>> = BTreeMap::new();
+        let mut addresses: BTreeMap<IpAddr, bool> = BTreeMap::new();
         for owner in owners {
             let made = self.made_by(&owner, objects, options);
             let old = self.owners.remove(&owner).unwrap_or_default();
@@ -152,11 +155,29 @@ impl Frontends {
                 keys.entry(key).or_insert_with(|| self.live(key));
                 self.claims.entry(key).or_default().entry(owner.clone()).or_insert(frontend);
             }
+            self.expose(&old, &made, &mut addresses);
             if !made.is_empty() {
                 self.owners.insert(owner, made);
             }
         }
-        self.differences(lists, keys)
+        let mut changes = self.differences(lists, keys);
+        let now = |ip: &IpAddr| self.exposed.contains_key(ip);
+        let turned = addresses.into_iter().filter(|(ip, before)| now(ip) != *before);
+        changes.extend(turned.map(|(ip, before)| Change::Exposed(ip, !before)));
+        changes
+    }
+
+    /// An owner exposed some addresses and now others; `before` keeps whether each was exposed at all.
+    fn expose(&mut self, old: &[Shown], new: &[Shown], before: &mut BTreeMap<IpAddr, bool>) {
+        let (old, new) = (exposed_by(old), exposed_by(new));
+        for ip in old.symmetric_difference(&new) {
+            before.entry(*ip).or_insert_with(|| self.exposed.contains_key(ip));
+            let count = self.exposed.entry(*ip).or_insert(0);
+            *count = if new.contains(ip) { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.exposed.remove(ip);
+            }
+        }
     }
 
     /// What was, and what is now.
@@ -248,6 +269,12 @@ impl Shown {
     fn lists(&self) -> impl Iterator<Item = &Arc<List>> {
         [Some(&self.list), self.inside.as_ref()].into_iter().flatten()
     }
+}
+
+/// Addresses for clients outside with somebody behind them; the node's own are the kernel's to tell of.
+fn exposed_by(shown: &[Shown]) -> BTreeSet<IpAddr> {
+    let outside = shown.iter().filter(|one| matches!(one.kind, "LoadBalancer" | "ExternalIPs"));
+    outside.filter(|one| one.list.record.has_usable()).map(|one| one.key.ip).collect()
 }
 
 /// What a frontend claims: its address and port, and the unknown ports of an address that is a service's alone.

@@ -160,6 +160,15 @@ pub struct Service {
     pub backends: Vec<Backend>,
 }
 
+impl Service {
+    /// Is there anybody for a new flow?
+    pub fn has_usable(&self) -> bool {
+        let usable =
+            |b: &Backend| matches!(b.state, BackendState::Active | BackendState::Terminating) && b.weight > 0;
+        self.backends.iter().any(usable)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FrontendKey {
     pub ip: IpAddr,
@@ -272,6 +281,9 @@ pub enum Change {
     Class(ClassId, Option<PolicyClass>),
     Service(ServiceId, Option<Service>),
     Frontend(FrontendKey, Option<Frontend>),
+    /// Clients outside may ask their link for this service address: it is exposed, and somebody stands behind it. The path
+    /// does not look at it; who announces addresses does.
+    Exposed(IpAddr, bool),
     Settings(Settings),
     Port(PortId, Option<Port>),
     NextHop(NextHopId, Option<NextHop>),
@@ -279,9 +291,9 @@ pub enum Change {
 }
 
 impl Change {
-    /// Does this difference ask flows to be judged again? A neighbour's new MAC does not; all else may.
+    /// Does this difference ask flows to be judged again? A neighbour's new MAC and an announcement do not; all else may.
     pub fn touches_flows(&self) -> bool {
-        !matches!(self, Self::NextHop(..))
+        !matches!(self, Self::NextHop(..) | Self::Exposed(..))
     }
 }
 
@@ -296,6 +308,7 @@ pub enum RecordKey {
     Address(Prefix),
     Service(ServiceId),
     Frontend(FrontendKey),
+    Exposed(IpAddr),
     Route(Prefix),
 }
 
@@ -310,6 +323,7 @@ impl Change {
             Self::Class(id, _) => RecordKey::Class(*id),
             Self::Service(id, _) => RecordKey::Service(*id),
             Self::Frontend(key, _) => RecordKey::Frontend(*key),
+            Self::Exposed(ip, _) => RecordKey::Exposed(*ip),
             Self::Settings(_) => RecordKey::Settings,
             Self::Port(id, _) => RecordKey::Port(*id),
             Self::NextHop(id, _) => RecordKey::NextHop(*id),
@@ -326,6 +340,7 @@ impl Change {
                 | Self::Class(_, None)
                 | Self::Service(_, None)
                 | Self::Frontend(_, None)
+                | Self::Exposed(_, false)
                 | Self::Port(_, None)
                 | Self::NextHop(_, None)
                 | Self::Route(_, None)
@@ -345,6 +360,7 @@ impl RecordKey {
             Self::Address(prefix) => Change::Address(prefix, None),
             Self::Service(id) => Change::Service(id, None),
             Self::Frontend(key) => Change::Frontend(key, None),
+            Self::Exposed(ip) => Change::Exposed(ip, false),
             Self::Route(prefix) => Change::Route(prefix, None),
         }
     }

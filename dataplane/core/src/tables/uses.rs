@@ -141,7 +141,11 @@ fn sets(change: &Change) -> Option<(Target, bool)> {
         Change::Service(id, record) => Some((Target::Service(*id), record.is_some())),
         Change::Port(id, record) => Some((Target::Port(*id), record.is_some())),
         Change::NextHop(id, record) => Some((Target::NextHop(*id), record.is_some())),
-        Change::Address(..) | Change::Frontend(..) | Change::Settings(_) | Change::Route(..) => None,
+        Change::Address(..)
+        | Change::Frontend(..)
+        | Change::Exposed(..)
+        | Change::Settings(_)
+        | Change::Route(..) => None,
     }
 }
 
@@ -162,6 +166,7 @@ fn wants(change: &Change) -> Vec<Target> {
         | Change::NextHop(_, None)
         | Change::Class(..)
         | Change::Service(..)
+        | Change::Exposed(..)
         | Change::Settings(_)
         | Change::Port(..) => Vec::new(),
     }
@@ -180,6 +185,7 @@ fn user(change: &Change) -> Option<User> {
         Change::Frontend(key, _) => Some(User::Frontend(*key)),
         Change::Class(..)
         | Change::Service(..)
+        | Change::Exposed(..)
         | Change::Settings(_)
         | Change::Port(..)
         | Change::NextHop(..)
@@ -194,7 +200,11 @@ fn name(change: &Change) -> String {
         Change::Frontend(key, _) => format!("frontend {} port {} protocol {}", key.ip, key.port, key.proto),
         Change::Route(prefix, _) => format!("route {}/{}", prefix.addr, prefix.len),
         Change::NextHop(id, _) => format!("next hop {}", id.0),
-        Change::Class(..) | Change::Service(..) | Change::Settings(_) | Change::Port(..) => {
+        Change::Class(..)
+        | Change::Service(..)
+        | Change::Exposed(..)
+        | Change::Settings(_)
+        | Change::Port(..) => {
             format!("{change:?}")
         }
     }

@@ -92,6 +92,7 @@ impl Model {
                 Change::Class(id, class) => put(&mut next.classes, id, class.as_ref()),
                 Change::Service(id, service) => put(&mut next.services, id, service.as_ref()),
                 Change::Frontend(key, frontend) => put(&mut next.frontends, key, frontend.as_ref()),
+                Change::Exposed(..) => {}
                 Change::Settings(settings) => next.settings = settings.clone(),
                 Change::Port(id, port) => put(&mut next.ports, id, port.as_ref()),
                 Change::NextHop(id, hop) => put(&mut next.hops, id, hop.as_ref()),
@@ -128,7 +129,7 @@ impl Model {
                 service.as_ref().is_none_or(|s| s.algorithm != Algorithm::Maglev(250))
             }
             Change::Settings(settings) => settings.workers > 0,
-            Change::Class(..) | Change::Port(..) => true,
+            Change::Class(..) | Change::Port(..) | Change::Exposed(..) => true,
         }
     }
 
