@@ -56,6 +56,11 @@ pub enum Command {
     Flows(Flows),
     /// What happened lately: new, ended and dropped flows with their names, reasons and rules.
     Observe(Observe),
+    /// Follow packets stage by stage through the running gateway: what was read, flow, service, identities, rules, verdict,
+    /// next hop. Costs nothing when nobody traces.
+    Trace(Trace),
+    /// Write packets of the running gateway as pcapng for Wireshark, with verdict and deciding rules in the comment.
+    Capture(Capture),
     /// DNS names that policies learned, with their addresses.
     Names(Shown),
     /// Translated sources: pools, ports in use.
@@ -270,6 +275,75 @@ pub struct Observe {
     pub verdict: Option<String>,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Form,
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Stop after so many packets.
+    #[arg(short = 'c', long, default_value_t = 10)]
+    pub packets: u64,
+    /// Stop after so many seconds (at most 3600).
+    #[arg(long, default_value_t = 30)]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub filter: WatchFilter,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// The file; `-` is standard output (`sluice capture -w - | tshark -r -`).
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Stop after so many packets.
+    #[arg(short = 'c', long, default_value_t = 1000)]
+    pub packets: u64,
+    /// Stop after so many seconds (at most 3600).
+    #[arg(long, default_value_t = 30)]
+    pub seconds: u64,
+    /// Packets as they come in, as they go out, or both.
+    #[arg(long, value_enum, default_value_t)]
+    pub side: Side,
+    #[command(flatten)]
+    pub filter: WatchFilter,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Side {
+    In,
+    Out,
+    #[default]
+    Both,
+}
+
+/// Which packets to follow. All kinds that are given must hold; of one kind that is given several times, one.
+#[derive(Debug, Default, Args)]
+pub struct WatchFilter {
+    /// Address, prefix, namespace/name, node, or service:namespace/name, either side.
+    #[arg(long, value_name = "WHO")]
+    pub ip: Vec<String>,
+    /// The same, as source.
+    #[arg(long, value_name = "WHO")]
+    pub from: Vec<String>,
+    /// The same, as destination.
+    #[arg(long, value_name = "WHO")]
+    pub to: Vec<String>,
+    /// Port, either side.
+    #[arg(long)]
+    pub port: Vec<u16>,
+    /// TCP, UDP, SCTP, ICMP, ICMPv6 or a number.
+    #[arg(long)]
+    pub protocol: Vec<String>,
+    /// Identity, either side: a number or reserved:NAME.
+    #[arg(long)]
+    pub identity: Vec<String>,
+    /// FORWARDED, DROPPED, AUDIT, PASSED, ANSWERED, HELD, HANDED_OVER.
+    #[arg(long)]
+    pub verdict: Vec<String>,
+    /// Reason of the drop: Cilium's name or number.
+    #[arg(long, value_name = "REASON")]
+    pub drop_reason: Vec<String>,
 }
 
 /// Which flows or packets. All that are given must hold.

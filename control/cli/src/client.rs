@@ -11,6 +11,21 @@ use serde_json::Value;
 /// Answers that end by themselves arrive within this; streams have no limit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Text as it may stand in a query.
+pub fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,

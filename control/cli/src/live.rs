@@ -70,7 +70,7 @@ pub fn flows(client: &Client, args: &Flows) -> Result<()> {
 pub fn status(client: &Client, form: Form) -> Result<()> {
     let status = client.get("/v1/status")?;
     match form {
-        Form::Json => output::json(&status),
+        Form::Json | Form::Yaml => output::data(form, &status),
         Form::Table => output::line(&outline(&status, 0)),
     }
 }
@@ -89,6 +89,7 @@ pub fn observe(client: &Client, args: &Observe) -> Result<()> {
 fn event(line: &str, form: Form) -> Result<()> {
     match form {
         Form::Json => output::line(&format!("{line}\n")),
+        Form::Yaml => output::yaml(&serde_json::from_str(line)?),
         Form::Table => output::line(&format!("{}\n", sentence(&serde_json::from_str(line)?))),
     }
 }

@@ -9,6 +9,7 @@ mod offline;
 mod output;
 mod replay;
 mod run;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -68,6 +69,8 @@ fn dispatch(cli: &Cli) -> Result<Answer> {
         Command::Nat(args) => done(live::list(&client, "nat", args.output)),
         Command::Flows(args) => done(live::flows(&client, args)),
         Command::Observe(args) => done(live::observe(&client, args)),
+        Command::Trace(args) => done(watch::trace(&client, args)),
+        Command::Capture(args) => done(watch::capture(&client, args)),
         Command::Metrics => done(live::metrics(&client)),
         Command::Completions { shell } => done(manual::completions(*shell)),
         Command::Man { folder } => done(manual::pages(folder)),

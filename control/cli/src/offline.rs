@@ -93,7 +93,7 @@ pub fn check(args: &Check) -> Result<Answer> {
     };
     let bad = !errors.is_empty() || (args.strict && !warnings.is_empty());
     match args.output {
-        Form::Json => {
+        Form::Json | Form::Yaml => {
             let show = |severity: &str, problem: &sluice_policy::decode::Problem| {
                 json!({"severity": severity, "file": &*problem.file, "line": problem.line, "column": problem.column,
                     "field": problem.field, "what": problem.what})
@@ -103,7 +103,7 @@ pub fn check(args: &Check) -> Result<Answer> {
                 .map(|p| show("error", p))
                 .chain(warnings.iter().map(|p| show("warning", p)))
                 .collect();
-            output::json(&json!({"valid": errors.is_empty(), "problems": list}))?;
+            output::data(args.output, &json!({"valid": errors.is_empty(), "problems": list}))?;
         }
         Form::Table => {
             for problem in &errors {
@@ -163,7 +163,7 @@ pub fn explain(args: &Explain) -> Result<Answer> {
     }
     let (text, answer) = judge.explain(&question).map_err(anyhow::Error::msg)?;
     match args.output {
-        Form::Json => output::json(&answer)?,
+        Form::Json | Form::Yaml => output::data(args.output, &answer)?,
         Form::Table => output::line(&text)?,
     }
     Ok(if answer["verdict"] == "DROPPED" { Answer::No } else { Answer::Yes })
@@ -201,7 +201,7 @@ pub fn diff(args: &Diff) -> Result<Answer> {
         }
     }
     match args.output {
-        Form::Json => output::json(&json!(changed))?,
+        Form::Json | Form::Yaml => output::data(args.output, &json!(changed))?,
         Form::Table => {
             for one in &changed {
                 output::line(&difference(one))?;

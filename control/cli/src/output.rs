@@ -1,4 +1,4 @@
-//! The two ways in which a command answers: a table for people, JSON for programs.
+//! The ways in which a command answers: a table for people, JSON and YAML for programs.
 
 use std::io::{self, Write};
 
@@ -11,6 +11,7 @@ pub enum Form {
     #[default]
     Table,
     Json,
+    Yaml,
 }
 
 /// One column: its heading, and where its value lies in each row (a JSON pointer).
@@ -19,13 +20,49 @@ pub type Column = (&'static str, &'static str);
 /// Print rows. JSON is the list as it came.
 pub fn rows(form: Form, columns: &[Column], list: &Value) -> Result<()> {
     match form {
-        Form::Json => json(list),
+        Form::Json | Form::Yaml => data(form, list),
         Form::Table => line(&table(columns, list)),
     }
 }
 
+/// The value as a program wants it.
+pub fn data(form: Form, value: &Value) -> Result<()> {
+    if form == Form::Yaml { yaml(value) } else { json(value) }
+}
+
 pub fn json(value: &Value) -> Result<()> {
     line(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// One document of YAML. JSON's scalars are YAML's; strings stay quoted, so that none turns into something else.
+pub fn yaml(value: &Value) -> Result<()> {
+    line(&format!("---\n{}", block(value, 0)))
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "JSON has no kinds but these")]
+fn block(value: &Value, depth: usize) -> String {
+    let indent = "  ".repeat(depth);
+    let nests = |value: &Value| {
+        value.as_object().is_some_and(|fields| !fields.is_empty())
+            || value.as_array().is_some_and(|items| !items.is_empty())
+    };
+    match value {
+        Value::Object(fields) if !fields.is_empty() => fields
+            .iter()
+            .map(|(key, value)| match nests(value) {
+                true => format!("{indent}{}:\n{}", Value::from(key.as_str()), block(value, depth + 1)),
+                false => format!("{indent}{}: {value}\n", Value::from(key.as_str())),
+            })
+            .collect(),
+        Value::Array(items) if !items.is_empty() => items
+            .iter()
+            .map(|item| match nests(item) {
+                true => format!("{indent}- {}", block(item, depth + 1).trim_start()),
+                false => format!("{indent}- {item}\n"),
+            })
+            .collect(),
+        scalar => format!("{indent}{scalar}\n"),
+    }
 }
 
 /// Write to standard output; a reader that went away (`| head`) is no error of ours.
@@ -59,7 +96,7 @@ fn table(columns: &[Column], list: &Value) -> String {
 }
 
 /// A value as a person reads it in a cell: lists by commas, nothing as a dash.
-fn cell(value: Option<&Value>) -> String {
+pub fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
@@ -73,6 +110,15 @@ fn cell(value: Option<&Value>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn yaml_means_what_the_json_means() {
+        let value = serde_json::json!({"a": [{"b": "no", "c": [1, [2, "x: y"]]}, {}, []], "d": null, "e f": {"g": true}});
+        let text = block(&value, 0);
+        let tree = sluice_policy::tree::parse(&text, &sluice_policy::tree::Limits::default());
+        assert!(tree.is_ok(), "{text}");
+        assert!(text.starts_with("\"a\":\n  - \"b\": \"no\"\n"), "{text}");
+    }
 
     #[test]
     fn columns_line_up_and_missing_values_are_dashes() {

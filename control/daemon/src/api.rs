@@ -24,7 +24,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use crate::history::Seen;
 use crate::reconcile::Control;
-use crate::views;
+use crate::{views, watches};
 
 type Shared = State<Arc<Control>>;
 
@@ -58,6 +58,7 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
         .route("/v1/nat", get(|c: Shared| async move { Json(views::nat(&c)) }))
         .route("/v1/flows", get(flows))
         .route("/v1/events", get(events))
+        .route("/v1/watch", get(watches::serve))
         .with_state(control)
         .merge(health.clone());
     Ok(tokio::spawn(async move {

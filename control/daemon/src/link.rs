@@ -43,9 +43,27 @@ impl Link {
         }
     }
 
+    /// A number for a question.
+    pub fn number(&self) -> u32 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Ask without waiting for the answer. Without a dataplane there is nobody to tell.
+    pub fn tell(&self, question: Question) {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = stream.as_mut() {
+            // A broken connection shows when it is read.
+            drop(write(open, &ToDataplane::Ask { id: self.number(), question }));
+        }
+    }
+
     /// Ask the dataplane.
     pub async fn ask(&self, question: Question) -> Result<Answer, String> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.ask_as(self.number(), question).await
+    }
+
+    /// Ask under a number of one's own.
+    pub async fn ask_as(&self, id: u32, question: Question) -> Result<Answer, String> {
         let (tell, answer) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, tell);
         {
@@ -72,6 +90,7 @@ pub fn start(control: Arc<Control>) {
                     Err(error) => tracing::warn!("the dataplane is lost: {error}"),
                 }
                 control.link.up.store(false, Ordering::Relaxed);
+                control.watches.end_all();
                 *control.link.stream.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
             std::thread::sleep(RETRY);
@@ -104,6 +123,9 @@ fn serve(control: &Control, mut stream: UnixStream) -> std::io::Result<()> {
             ToControl::Ack { generation, microseconds } => control.acknowledge(generation, microseconds),
             ToControl::Nack { generation, why } => control.refuse(generation, why),
             ToControl::Events { events, lost } => control.history.add(events, lost),
+            ToControl::Seen { watch, now, packets, lost, done } => {
+                control.watches.tell(watch, now, packets, lost, done);
+            }
             ToControl::Answer { id, answer } => {
                 let waiting = control.link.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 if let Some(tell) = waiting {

@@ -8,6 +8,7 @@ mod metrics;
 mod reconcile;
 mod source;
 mod views;
+mod watches;
 
 use std::process::ExitCode;
 use std::sync::Arc;

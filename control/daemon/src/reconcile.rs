@@ -10,6 +10,7 @@ use sluice_policy::objects::{self, Objects};
 
 use crate::history::History;
 use crate::link::Link;
+use crate::watches::Watches;
 
 /// Everything that the parts of this process share.
 pub struct Control {
@@ -17,6 +18,7 @@ pub struct Control {
     world: Mutex<World>,
     pub history: History,
     pub link: Link,
+    pub watches: Watches,
 }
 
 /// The objects as they were last valid, and how the latest fared.
@@ -44,7 +46,13 @@ impl Control {
             problems: Vec::new(),
             loaded: false,
         };
-        Self { gateway, world: Mutex::new(world), history: History::default(), link: Link::default() }
+        Self {
+            gateway,
+            world: Mutex::new(world),
+            history: History::default(),
+            link: Link::default(),
+            watches: Watches::default(),
+        }
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {

@@ -50,7 +50,7 @@ pub async fn flows(control: &Control, limit: u32) -> Result<Value, String> {
     match control.link.ask(Question::Flows { limit }).await? {
         Answer::Flows(flows) => Ok(flows.iter().map(flow).collect()),
         Answer::Failed(why) => Err(why),
-        Answer::Status(_) => Err("the dataplane answered something else".to_owned()),
+        Answer::Status(_) | Answer::Done => Err("the dataplane answered something else".to_owned()),
     }
 }
 
@@ -85,7 +85,7 @@ pub fn event(control: &Control, seen: &Seen) -> Value {
 }
 
 /// `2026-11-24T12:30:01.250Z`, by the calendar's own arithmetic.
-fn time(milliseconds: u64) -> String {
+pub fn time(milliseconds: u64) -> String {
     let (seconds, milli) = (milliseconds / 1000, milliseconds % 1000);
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
     // Days since the first of March of the year 0, in eras of 400 years.

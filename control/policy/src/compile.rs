@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use sluice_core::tables::record::{Change, Records, RuleId, diff, merge};
+use sluice_core::tables::record::{Change, FrontendKey, Records, RuleId, diff, merge};
 
 use crate::config::Options;
 use crate::decode::{Problem, Problems};
@@ -153,6 +153,10 @@ impl Naming for Compiled {
 
     fn enforced_by(&self, number: u32, egress: bool) -> Vec<Value> {
         self.enforcing(number, if egress { Direction::Egress } else { Direction::Ingress })
+    }
+
+    fn service(&self, ip: IpAddr, port: u16, proto: u8) -> Option<(String, String)> {
+        self.frontends.service_at(FrontendKey { ip, port, proto })
     }
 }
 

@@ -20,6 +20,8 @@ pub mod fqdn;
 pub mod identity;
 
 pub mod config;
+pub mod hubble;
 pub mod lint;
 pub mod observed;
+pub mod sighted;
 pub mod verdict;

@@ -20,6 +20,10 @@ pub trait Naming {
     fn rule(&self, rule: RuleId) -> Option<Value>;
     /// The policies that enforce a direction for an identity: who is to blame for a default deny.
     fn enforced_by(&self, identity: u32, egress: bool) -> Vec<Value>;
+    /// `(namespace, name)` of the service with this frontend.
+    fn service(&self, _ip: IpAddr, _port: u16, _proto: u8) -> Option<(String, String)> {
+        None
+    }
 }
 
 /// One event with its names. `at` is the event's time as text; only the caller knows what time zero was.
@@ -50,6 +54,9 @@ pub fn describe(event: &FlowEvent, at: &str, names: &impl Naming) -> Value {
         told["drop_reason_desc"] = json!(reason.name());
     }
     if event.translated != event.key {
+        if let Some((namespace, name)) = service_of(event, names) {
+            told["service"] = json!(format!("{namespace}/{name}"));
+        }
         told["backend"] = json!(party(event.translated.destination(), event.translated.dport, names));
         told["translated"] = json!({
             "source": address(&event.translated, true),
@@ -57,6 +64,15 @@ pub fn describe(event: &FlowEvent, at: &str, names: &impl Naming) -> Value {
         });
     }
     told
+}
+
+/// The service that a translated flow asked for: what the client sees, whichever way the packet goes.
+pub fn service_of(event: &FlowEvent, names: &impl Naming) -> Option<(String, String)> {
+    let (ip, port) = match event.is_reply {
+        true => (event.translated.source(), event.translated.sport),
+        false => (event.key.destination(), event.key.dport),
+    };
+    names.service(ip, port, event.key.proto)
 }
 
 /// FORWARDED, DROPPED or AUDIT, as Hubble says it.
@@ -91,7 +107,7 @@ fn kind(kind: EventKind) -> &'static str {
 }
 
 /// `namespace/name:port`, or `address:port` for whom we do not know.
-fn party(ip: IpAddr, port: u16, names: &impl Naming) -> String {
+pub fn party(ip: IpAddr, port: u16, names: &impl Naming) -> String {
     let name = names.endpoint(ip).unwrap_or_else(|| match ip {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
@@ -105,7 +121,7 @@ fn address(key: &FlowKey, source: bool) -> String {
 }
 
 /// For a default deny: the policies that enforce the direction which denied.
-fn blame(event: &FlowEvent, names: &impl Naming) -> Vec<Value> {
+pub(crate) fn blame(event: &FlowEvent, names: &impl Naming) -> Vec<Value> {
     match event.kind {
         EventKind::Drop(DropReason::PolicyDenied) if event.denied_egress => {
             names.enforced_by(event.source, true)
@@ -132,11 +148,11 @@ fn sentence(rules: &[Value], blamed: &[Value]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use sluice_core::time::Now;
 
-    struct Lab;
+    pub(crate) struct Lab;
     impl Naming for Lab {
         fn endpoint(&self, ip: IpAddr) -> Option<String> {
             (ip.to_string() == "10.244.0.11").then(|| "shop/b1".to_owned())
@@ -157,7 +173,7 @@ mod tests {
         }
     }
 
-    fn event(kind: EventKind) -> FlowEvent {
+    pub(crate) fn event(kind: EventKind) -> FlowEvent {
         let key = FlowKey {
             src: "::ffff:198.51.100.7".parse().unwrap(),
             dst: "::ffff:10.244.0.11".parse().unwrap(),

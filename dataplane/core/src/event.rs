@@ -5,7 +5,7 @@ use crate::tables::record::RuleId;
 use crate::time::Now;
 use crate::verdict::DropReason;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum EventKind {
     /// A flow was admitted.
     New,
@@ -20,7 +20,7 @@ pub enum EventKind {
 }
 
 /// One event. Keys are as the packet that caused it had them; `translated` is the key it left with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FlowEvent {
     pub at: Now,
     pub kind: EventKind,

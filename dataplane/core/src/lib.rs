@@ -25,5 +25,6 @@ pub mod verdict;
 pub mod event;
 pub mod state;
 pub mod tables;
+pub mod watch;
 
 pub mod intrinsics;

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use crate::packet::PortId;
 
 /// What the worker does with a packet after [`crate::path::forward`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Fate {
     /// Send the (rewritten) frame out of this port.
     Forward(PortId),

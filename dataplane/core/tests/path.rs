@@ -13,6 +13,7 @@ use sluice_core::tables::record::{
 };
 use sluice_core::time::Now;
 use sluice_core::verdict::{DropReason, Fate};
+use sluice_core::watch::Verdict;
 
 const OUT: Fate = Fate::Forward(PortId(1));
 const BACK: Fate = Fate::Forward(PortId(0));
@@ -463,5 +464,26 @@ proptest::proptest! {
             flows.iter_from(0).map(|(_, flow)| flows.hot(flow).counts(flows.cold(flow))).collect::<Vec<_>>()
         };
         proptest::prop_assert_eq!(counts(&short), counts(&long));
+    }
+
+    /// Who is watched decides, rewrites, counts and tells like who is not.
+    #[test]
+    fn a_watched_packet_fares_like_any_other(
+        packets in proptest::collection::vec(lab::any_packet(), 1..120), change in 0_u8..4,
+    ) {
+        let (mut watched, mut plain) = (Lab::with_flows(64), Lab::with_flows(64));
+        for (n, (port, frame)) in packets.iter().enumerate() {
+            let (sighting, seen) = watched.send_seen(*port, frame);
+            let other = plain.send(*port, frame);
+            proptest::prop_assert_eq!((sighting.fate, &seen), (other.0, &other.1));
+            let dropped = matches!(sighting.verdict(), Verdict::Dropped);
+            proptest::prop_assert_eq!(dropped, sighting.reason().is_some());
+            if n == packets.len() / 2 {
+                watched.disturb(change);
+                plain.disturb(change);
+            }
+            proptest::prop_assert_eq!(&watched.state.counters, &plain.state.counters);
+        }
+        proptest::prop_assert_eq!(&watched.events.0, &plain.events.0);
     }
 }

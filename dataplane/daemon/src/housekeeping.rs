@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::control::{Connection, Delivery, Request};
 use crate::mirror::Mirror;
 use crate::snapshot::{self, EVERY, PICKUP};
+use crate::watching::{Asked, Watching};
 use crate::workers::{self, Running};
 use crate::{status, steering};
 
@@ -62,6 +63,7 @@ pub struct Housekeeping {
     rules: steering::Rules,
     asked: HashMap<Wanted, Now>,
     announcer: Announcer,
+    watching: Watching,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     writing: Vec<Receiver<Vec<FlowRecord>>>,
@@ -113,6 +115,7 @@ impl Housekeeping {
             rules: steering::Rules::default(),
             asked: HashMap::new(),
             announcer: Announcer::new(&settings.interfaces),
+            watching: Watching::default(),
             stop,
             reload,
             writing: Vec::new(),
@@ -158,6 +161,7 @@ impl Housekeeping {
             self.read_kernel();
         }
         self.drain_events();
+        self.watching.drain(self.control.as_mut(), &self.publisher, now);
         self.ask_for_neighbours(now);
         self.announcer.turn(now);
         self.write_flows(now);
@@ -270,6 +274,7 @@ impl Housekeeping {
             if let Some(mut old) = self.control.take() {
                 drop(self.poll.registry().deregister(&mut old.stream));
             }
+            self.watching = Watching::default();
             let interest = Interest::READABLE | Interest::WRITABLE;
             if let Err(error) = self.poll.registry().register(&mut stream, CONTROL, interest) {
                 tracing::warn!("cannot listen to control: {error}");
@@ -393,6 +398,15 @@ impl Housekeeping {
                     receivers.iter().flat_map(|receiver| receiver.iter().flatten()).collect();
                 flows.truncate(most);
                 Answer::Flows(flows)
+            }
+            Question::Watch { filter, packets, milliseconds, frames } => {
+                let until = Now(self.clock.now().0.saturating_add(milliseconds.saturating_mul(1_000_000)));
+                let asked = Asked { filter: *filter, packets, until, frames };
+                self.watching.start(id, &asked, &self.workers).map_or_else(Answer::Failed, |()| Answer::Done)
+            }
+            Question::Unwatch { watch } => {
+                self.watching.stop(watch);
+                Answer::Done
             }
         };
         if let Some(control) = &mut self.control {

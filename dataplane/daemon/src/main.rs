@@ -8,6 +8,7 @@ mod mirror;
 mod snapshot;
 mod status;
 mod steering;
+mod watching;
 mod workers;
 
 use std::path::PathBuf;

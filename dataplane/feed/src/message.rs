@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::tables::record::Change;
+use sluice_core::time::Now;
+use sluice_core::watch::{Filter, Sighting};
 
 use crate::event::SentEvent;
 
@@ -51,6 +53,26 @@ pub enum ToControl {
         id: u32,
         answer: Answer,
     },
+    /// What the watch of this number saw; `lost` found no room since it began. `now` is the dataplane's time, to place the
+    /// packets' times in the day. After `done` nothing more comes.
+    Seen {
+        watch: u32,
+        now: Now,
+        packets: Vec<SeenPacket>,
+        lost: u64,
+        done: bool,
+    },
+}
+
+/// One packet, and its bytes as it came and as it went if they were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenPacket {
+    pub sighting: Sighting,
+    /// Device (index in the settings) and VLAN.
+    pub came_by: (u16, u16),
+    pub leaves_by: Option<(u16, u16)>,
+    pub came: Vec<u8>,
+    pub went: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +82,17 @@ pub enum Question {
     Flows {
         limit: u32,
     },
+    /// Show packets that fit, at most so many for at most so long. The number of this question is that of the watch.
+    Watch {
+        filter: Box<Filter>,
+        packets: u64,
+        milliseconds: u64,
+        frames: bool,
+    },
+    /// Nobody listens to this watch any more.
+    Unwatch {
+        watch: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +101,7 @@ pub enum Answer {
     Status(String),
     Flows(Vec<FlowRecord>),
     Failed(String),
+    Done,
 }
 
 /// A generation as messages.

@@ -2,6 +2,7 @@
 
 pub mod mem;
 pub mod pcap;
+pub mod pcapng;
 
 use std::time::Duration;
 

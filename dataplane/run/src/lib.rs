@@ -2,10 +2,12 @@
 //!
 //! A worker promises bounded work a turn, and on the way of a packet no allocation, no lock and no system call but the
 //! kicks of its I/O. It sees one generation of tables a burst (`epoch`), tells what happened by rings that never make it
-//! wait (`ring`), keeps packets whose neighbour is unknown (`hold`), and hands packets of other workers' flows over.
+//! wait (`ring`), keeps packets whose neighbour is unknown (`hold`), hands packets of other workers' flows over, and shows
+//! packets to those who watch (`watch`).
 
 pub mod epoch;
 pub mod hold;
 pub mod io;
 pub mod ring;
+pub mod watch;
 pub mod worker;

@@ -18,6 +18,7 @@ use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
 use crate::io::{Burst, PacketIo};
 use crate::ring::{EventSender, Exchange, Handed};
+use crate::watch::{self, Watch, Watches};
 
 /// What a worker does when nothing comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub type Command = Box<dyn FnOnce(&mut State, &Tables, Now) + Send>;
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: SyncSender<Command>,
+    watches: SyncSender<Watch>,
     pending: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
@@ -72,6 +74,13 @@ impl Handle {
             self.commands.try_send(command),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
         );
+        self.pending.store(true, Ordering::Release);
+        sent
+    }
+
+    /// Show packets, from the next burst on. False: too many watch already.
+    pub fn watch(&self, watch: Watch) -> bool {
+        let sent = self.watches.try_send(watch).is_ok();
         self.pending.store(true, Ordering::Release);
         sent
     }
@@ -105,6 +114,8 @@ pub struct Worker<Io> {
     burst: Burst,
     fates: Fates,
     inbox: Receiver<Command>,
+    coming_watches: Receiver<Watch>,
+    watches: Watches,
     handle: Handle,
     mine: Shown,
     shown_at: Now,
@@ -122,8 +133,10 @@ impl<Io: PacketIo> Worker<Io> {
         idle: Idle,
     ) -> Self {
         let (commands, inbox) = sync_channel(64);
+        let (watches, coming_watches) = sync_channel(watch::MOST);
         let handle = Handle {
             commands,
+            watches,
             pending: Arc::default(),
             stop: Arc::default(),
             shown: Arc::default(),
@@ -142,6 +155,8 @@ impl<Io: PacketIo> Worker<Io> {
             burst: Burst::new(),
             fates: Fates::new(),
             inbox,
+            coming_watches,
+            watches: Watches::default(),
             handle,
             mine: Shown::default(),
             shown_at: Now(0),
@@ -196,7 +211,12 @@ impl<Io: PacketIo> Worker<Io> {
         let port = |device: u16| ports.get(usize::from(device)).copied().unwrap_or(PortId(device));
         let mut ends = [(0, 0); BURST];
         let mut packets = self.io.packets(&self.burst, port);
-        forward(tables, &mut self.state, now, &mut packets, &mut self.fates, &mut self.events);
+        let (state, fates, events) = (&mut self.state, &mut self.fates, &mut self.events);
+        if self.watches.none(now) {
+            forward(tables, state, now, &mut packets, fates, events);
+        } else {
+            self.watches.forward(tables, state, now, &mut packets, fates, events);
+        }
         for (end, packet) in ends.iter_mut().zip(&packets) {
             *end = (packet.start(), packet.len());
         }
@@ -247,7 +267,9 @@ impl<Io: PacketIo> Worker<Io> {
                 let (tables, _) = self.tables.refresh();
                 command(&mut self.state, tables, now);
             }
+            self.coming_watches.try_iter().for_each(|watch| self.watches.add(watch));
         }
+        self.watches.none(now);
         if now.0.saturating_sub(self.shown_at.0) > SHOW_EVERY {
             self.shown_at = now;
             self.show();

@@ -256,6 +256,13 @@ impl Frontends {
         settings
     }
 
+    /// Namespace and name of the service (or pod with a port of the node) behind a frontend.
+    pub fn service_at(&self, key: FrontendKey) -> Option<(String, String)> {
+        let (Owner::Service(namespace, name) | Owner::Pod(namespace, name)) =
+            self.claims.get(&key)?.keys().next()?;
+        Some((namespace.clone(), name.clone()))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Shown> {
         self.owners.values().flatten()
     }

@@ -150,8 +150,14 @@ fn names(judges: [&Judge; 2]) -> BTreeSet<String> {
 }
 
 /// A line that somebody recorded, as a question: questions stay as they are, what `sluice observe -o json` told is turned
-/// into one. `None`: it asks for nothing (replies and ends of flows).
+/// into one, and so is what Hubble exported (`-o jsonpb`). `None`: it asks for nothing (replies and ends of flows).
 pub fn recorded(line: &Value) -> Option<Value> {
+    if let Some(flow) = line.get("flow").filter(|flow| flow.is_object()) {
+        return crate::hubble::question(flow);
+    }
+    if line.get("lost_events").is_some() || line["event"] == "lost" {
+        return None;
+    }
     let Some(event) = line.get("event").and_then(Value::as_str) else { return Some(line.clone()) };
     if line["is_reply"] == true || matches!(event, "end" | "update" | "packet") {
         return None;

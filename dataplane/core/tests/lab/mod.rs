@@ -21,6 +21,7 @@ use sluice_core::tables::Tables;
 use sluice_core::tables::record::*;
 use sluice_core::time::Now;
 use sluice_core::verdict::{Action, Fate, NextHopId};
+use sluice_core::watch::{Sighting, forward_seen};
 
 pub const POLICY_DENIED_PEER: u32 = 300;
 const ALLOWED: PeerSetId = PeerSetId(3);
@@ -223,6 +224,16 @@ impl Lab {
         let mut fates = Fates::new();
         forward(&self.tables, &mut self.state, self.now, &mut burst, &mut fates, &mut self.events);
         (fates[0], burst[0].bytes().to_vec())
+    }
+
+    /// The same while somebody watches.
+    pub fn send_seen(&mut self, port: u16, frame: &[u8]) -> (Sighting, Vec<u8>) {
+        let mut room = vec![0; HEADROOM + frame.len() + 2048];
+        room[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
+        let mut packet = Packet::new(&mut room, HEADROOM, frame.len(), PortId(port)).unwrap();
+        let (mut fates, events) = (Fates::new(), &mut self.events);
+        let seen = forward_seen(&self.tables, &mut self.state, self.now, &mut packet, &mut fates, events);
+        (seen, packet.bytes().to_vec())
     }
 
     pub fn tick(&mut self, now: Now) {
