@@ -9,7 +9,7 @@
     reason = "the kernel's enums grow; what is new means nothing to us"
 )]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -52,6 +52,8 @@ pub struct Mirror {
     interfaces: Vec<Interface>,
     /// Numbers of next hops stay with their neighbour.
     hops: HashMap<(PortId, IpAddr), NextHopId>,
+    /// Neighbours that an operator set for good, as of the last reading.
+    fixed: HashSet<(PortId, IpAddr)>,
     /// The interface index of each device, as of the last reading.
     pub devices: Vec<Option<u32>>,
 }
@@ -68,7 +70,8 @@ impl Mirror {
         }
         news.set_non_blocking(true)?;
         let devices = vec![None; interfaces.len()];
-        Ok(Self { questions, news, interfaces: interfaces.to_vec(), hops: HashMap::new(), devices })
+        let (hops, fixed) = (HashMap::new(), HashSet::new());
+        Ok(Self { questions, news, interfaces: interfaces.to_vec(), hops, fixed, devices })
     }
 
     /// Readable when something changed.
@@ -172,6 +175,7 @@ impl Mirror {
 
     /// Every neighbour that answered is a host route by its own next hop.
     fn neighbours(&mut self, links: &HashMap<u32, Link>, changes: &mut Vec<Change>) -> io::Result<()> {
+        self.fixed.clear();
         for message in self.dump(RouteNetlinkMessage::GetNeighbour(Default::default()))? {
             let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
             let known = !matches!(
@@ -196,6 +200,9 @@ impl Mirror {
                 }
             }
             let (Some(ip), Some(mac)) = (ip, mac) else { continue };
+            if message.header.state == NeighbourState::Permanent {
+                self.fixed.insert((port, ip));
+            }
             let mtu = links.get(&message.header.ifindex).map_or(1500, |link| link.mtu);
             let id = self.hop_id(port, ip);
             changes.push(Change::NextHop(id, Some(NextHop { port, ip, mac: Some(mac), mtu })));
@@ -304,6 +311,10 @@ impl Mirror {
 
     /// Have the kernel find this neighbour, or make sure that it is still there.
     pub fn ask(&self, port: PortId, ip: IpAddr) -> io::Result<()> {
+        // Asked to look for a permanent neighbour, the kernel forgets that it was one.
+        if self.fixed.contains(&(port, ip)) {
+            return Ok(());
+        }
         let Some(Some(index)) = self.devices.get(usize::from(port.0)) else { return Ok(()) };
         let mut message = NeighbourMessage::default();
         message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
