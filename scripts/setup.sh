@@ -4,7 +4,7 @@ set -euo pipefail
 
 run_time="iproute2 ethtool procps util-linux"
 lab="curl iperf3 dnsmasq-base nginx-light iputils-ping nftables tcpdump socat python3 bind9-dnsutils jq"
-measuring="valgrind"
+measuring="valgrind iptables"
 
 say() { printf 'setup: %s\n' "$*"; }
 

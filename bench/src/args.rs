@@ -15,6 +15,25 @@ pub(crate) enum Command {
     Path(PathArgs),
     /// Each table and stage for itself
     Tables(TablesArgs),
+    /// The gateway and its peers over virtual cables, in turn, on the same cores
+    Veth(VethArgs),
+    /// Throughput, latency, frame loss and longest burst of a device between two interfaces
+    Rfc2544(Rfc2544Args),
+    /// Send traffic by an interface, and count what comes out of another
+    Blast(BlastArgs),
+    /// Count what arrives on an interface from a generator
+    Sink(SinkArgs),
+    /// Forward frames between two interfaces over AF_XDP as they are
+    L2fwd(L2fwdArgs),
+    /// Make traffic as ordered on standard input
+    #[command(hide = true)]
+    Generate,
+    /// Carry out orders from standard input against a sink
+    #[command(hide = true)]
+    Trials { sink: String },
+    /// Let everything pass on an interface, until the end of input
+    #[command(hide = true)]
+    Pass { interface: String },
 }
 
 /// What the packets meet.
@@ -100,4 +119,221 @@ pub(crate) struct TablesArgs {
     /// One JSON object a line instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whom the gateway is measured beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Peer {
+    /// `sluice run`
+    Sluice,
+    /// AF_XDP forwarding with our I/O and nothing else
+    L2fwd,
+    /// The same over the xsk-rs crate (needs the feature xsk-rs)
+    L2fwdXskRs,
+    /// The kernel's routing alone
+    Kernel,
+    /// The kernel with nftables rules as kube-proxy writes them
+    Nftables,
+    /// The kernel with iptables rules as kube-proxy writes them
+    Iptables,
+}
+
+impl Peer {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sluice => "sluice",
+            Self::L2fwd => "l2fwd",
+            Self::L2fwdXskRs => "l2fwd-xsk-rs",
+            Self::Kernel => "kernel",
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
+
+    pub(crate) const fn is_af_xdp(self) -> bool {
+        matches!(self, Self::Sluice | Self::L2fwd | Self::L2fwdXskRs)
+    }
+}
+
+/// Flows that come round, or a new one with each packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Flows {
+    Established,
+    New,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct VethArgs {
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "sluice,l2fwd,kernel,nftables,iptables")]
+    pub peers: Vec<Peer>,
+    /// Services, one stage after the other
+    #[arg(long, value_delimiter = ',', default_value = "1,1000,10000")]
+    pub services: Vec<u32>,
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "established,new")]
+    pub traffic: Vec<Flows>,
+    /// Flows of established traffic
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub flows: u32,
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Length of a trial
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Steps of the search for the highest rate without loss; 0: no search
+    #[arg(long, default_value_t = 6)]
+    pub steps: u32,
+    /// Share that may be lost and still be called none
+    #[arg(long, default_value_t = 0.0)]
+    pub loss: f64,
+    /// Seconds at half the saturated rate, for Sluice
+    #[arg(long, default_value_t = 0.0)]
+    pub soak: f64,
+    /// Bytes of a frame, check sequence included
+    #[arg(long, default_value_t = 64)]
+    pub frame_size: u16,
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    #[arg(long, default_value_t = 1)]
+    pub gateway_core: usize,
+    /// Give AF_XDP peers their driver's receiving half on the generator's core, as with a NIC's queue on another core
+    #[arg(long)]
+    pub two_cores: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct SinkArgs {
+    #[arg(long)]
+    pub interface: String,
+    #[arg(long, default_value_t = u64::MAX)]
+    pub seconds: u64,
+    /// A JSON object a second instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Who reads and writes the rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rings {
+    Own,
+    XskRs,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct L2fwdArgs {
+    pub from: String,
+    pub to: String,
+    #[arg(long)]
+    pub core: Option<usize>,
+    #[arg(long, value_enum, default_value = "own")]
+    pub rings: Rings,
+    /// Microseconds of busy polling in the kernel
+    #[arg(long, default_value_t = 0)]
+    pub busy_poll: u32,
+}
+
+/// Traffic as it goes out.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct TrafficArgs {
+    /// Interface to send by
+    #[arg(long)]
+    pub interface: String,
+    /// Where frames go: the MAC address of the device under test
+    #[arg(long)]
+    pub to_mac: String,
+    #[arg(long, default_value = "02:00:00:00:00:09")]
+    pub from_mac: String,
+    /// The first source address; further ones count up
+    #[arg(long)]
+    pub source: std::net::IpAddr,
+    /// The first target address; further ones count up
+    #[arg(long)]
+    pub target: std::net::IpAddr,
+    #[arg(long, default_value_t = 256)]
+    pub addresses: u32,
+    #[arg(long, default_value_t = 1)]
+    pub targets: u32,
+    #[arg(long, default_value_t = 1024)]
+    pub sport: u16,
+    #[arg(long, default_value_t = 80)]
+    pub dport: u16,
+    /// Flows that come round; 0: each packet opens a new one
+    #[arg(long, default_value_t = 1000)]
+    pub flows: u32,
+    /// Frame sizes in turn, check sequence included, or imix
+    #[arg(long, value_delimiter = ',', default_value = "64")]
+    pub sizes: Vec<String>,
+    /// The core that makes the packets
+    #[arg(long)]
+    pub core: Option<usize>,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct BlastArgs {
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+    /// Interface that packets come back on, to be counted
+    #[arg(long)]
+    pub sink: Option<String>,
+    /// Packets a second; 0: as fast as it goes
+    #[arg(long, default_value_t = 0.0)]
+    pub rate: f64,
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Packets to send at most; 0: no limit
+    #[arg(long, default_value_t = 0)]
+    pub packets: u64,
+    /// Seconds of the same traffic before anything is counted
+    #[arg(long, default_value_t = 1.0)]
+    pub warm_up: f64,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Counts over time
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<std::path::PathBuf>,
+    /// A report with plots, one file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<std::path::PathBuf>,
+    /// What is sent, as pcap
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<std::path::PathBuf>,
+    /// Packets in the capture
+    #[arg(long, default_value_t = 1000)]
+    pub capture_packets: u32,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Rfc2544Args {
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+    /// Interface that packets come back on
+    #[arg(long)]
+    pub sink: String,
+    /// Sizes to measure, check sequence included, and imix
+    #[arg(long, value_delimiter = ',', default_value = "64,128,256,512,1024,1280,1518,imix")]
+    pub frame_sizes: Vec<String>,
+    /// Length of a trial; the RFC wants 60
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    #[arg(long, default_value_t = 0.5)]
+    pub warm_up: f64,
+    /// Steps of the search for the throughput
+    #[arg(long, default_value_t = 7)]
+    pub steps: u32,
+    /// Share that may be lost and still be called none
+    #[arg(long, default_value_t = 0.0)]
+    pub loss: f64,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<std::path::PathBuf>,
+    /// A report with plots, one file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<std::path::PathBuf>,
 }

@@ -10,8 +10,17 @@ pub(crate) fn time<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (start.elapsed().as_secs_f64() * 1e9, result)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub(crate) const fn to_float(n: u64) -> f64 {
+    n as f64
+}
+
 pub(crate) fn min(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+pub(crate) fn max(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
 }
 
 pub(crate) fn median(values: &[f64]) -> f64 {

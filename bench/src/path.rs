@@ -16,6 +16,7 @@ use sluice_core::time::Now;
 use sluice_core::verdict::Fate;
 
 use crate::args::{PathArgs, Scenario};
+use crate::clock::to_float;
 use crate::traffic::{Say, Traffic, frame, key};
 use crate::{alloc, clock, pages, world};
 
@@ -354,11 +355,6 @@ struct Taken {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time, far below 2^63 ns")]
 const fn whole(time: f64) -> u64 {
     time as u64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-const fn to_float(n: u64) -> f64 {
-    n as f64
 }
 
 fn state(args: &PathArgs) -> State {

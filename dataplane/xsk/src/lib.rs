@@ -25,3 +25,4 @@ pub mod io;
 pub use memory::advise_huge;
 pub use packet::LinkSocket;
 pub use socket::{Copy, Statistics};
+pub use sys::interface_index;

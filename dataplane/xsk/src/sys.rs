@@ -167,7 +167,8 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], milliseconds: i32) {
     unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) };
 }
 
-pub(crate) fn interface_index(name: &str) -> Option<u32> {
+/// The number of an interface of our network namespace.
+pub fn interface_index(name: &str) -> Option<u32> {
     let name = std::ffi::CString::new(name).ok()?;
     // SAFETY: a string that ends with a zero and lives through the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

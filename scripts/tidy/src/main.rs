@@ -31,6 +31,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "dataplane/core/src/intrinsics.rs",
     "xdp-steer/prog/",
     "bench/src/alloc.rs",
+    "bench/prog/",
     "dataplane/fuzz/",
     "control/fuzz/",
 ];

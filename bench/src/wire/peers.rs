@@ -1,0 +1,176 @@
+//! Whom we measure: each peer makes a gateway out of a lane, and holds it as long as it lives.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::lab::{Lane, SERVERS};
+use super::rules;
+use super::trial::inside;
+use crate::args::Peer;
+
+/// A peer at work in its lane.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub peer: Peer,
+    /// From the start of the set-up until everything was in force.
+    pub ready_seconds: f64,
+    children: Vec<Child>,
+    folder: Option<PathBuf>,
+    // Last: what runs in it goes first.
+    pub lane: Lane,
+}
+
+impl Gateway {
+    pub(crate) fn start(peer: Peer, number: usize, services: u32, core: usize) -> anyhow::Result<Self> {
+        let lane = Lane::build(number, peer.name())?;
+        let mut gateway = Self { peer, ready_seconds: 0.0, children: Vec::new(), folder: None, lane };
+        let (seconds, made) = crate::clock::time(|| gateway.make(services, core));
+        made.with_context(|| format!("cannot set up {}", peer.name()))?;
+        gateway.ready_seconds = seconds / 1e9;
+        Ok(gateway)
+    }
+
+    fn make(&mut self, services: u32, core: usize) -> anyhow::Result<()> {
+        match self.peer {
+            Peer::Sluice => self.sluice(services, core),
+            Peer::L2fwd => self.l2fwd("own", core),
+            Peer::L2fwdXskRs => self.l2fwd("xsk-rs", core),
+            Peer::Kernel => self.kernel(),
+            Peer::Nftables => {
+                self.kernel()?;
+                self.lane.feed("nft", &["-f", "-"], &rules::nftables(services))
+            }
+            Peer::Iptables => {
+                self.kernel()?;
+                self.lane.feed("iptables-legacy-restore", &[], &rules::iptables(services))
+            }
+        }
+    }
+
+    /// The kernel forwards. A program in front that passes everything lets its device take the generator's packets.
+    fn kernel(&mut self) -> anyhow::Result<()> {
+        self.lane.shell(
+            &self.lane.gateway,
+            "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
+             && for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done",
+        )?;
+        let front = self.lane.front.clone();
+        self.own(&["pass", &front])
+    }
+
+    fn l2fwd(&mut self, rings: &str, core: usize) -> anyhow::Result<()> {
+        let (front, back, core) = (self.lane.front.clone(), self.lane.back.clone(), core.to_string());
+        self.own(&["l2fwd", &front, &back, "--core", &core, "--rings", rings])
+    }
+
+    /// Another command of this program in the gateway's namespace; it ends when its input does.
+    fn own(&mut self, args: &[&str]) -> anyhow::Result<()> {
+        let child = inside(&self.lane.gateway, &std::env::current_exe()?)
+            .args(args)
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("cannot start a helper")?;
+        self.children.push(child);
+        std::thread::sleep(Duration::from_millis(500));
+        if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {
+            bail!("`sluice-bench {}` ended: {status}", args.join(" "));
+        }
+        Ok(())
+    }
+
+    /// The product, both daemons, as people run it.
+    fn sluice(&mut self, services: u32, core: usize) -> anyhow::Result<()> {
+        let folder = std::env::temp_dir().join(&self.lane.gateway);
+        fs::create_dir_all(folder.join("objects"))?;
+        self.folder = Some(folder.clone());
+        fs::write(folder.join("objects/services.yaml"), rules::objects(services))?;
+        let config = folder.join("gateway.yaml");
+        fs::write(&config, self.config(&folder.display().to_string(), core))?;
+        let program = std::env::current_exe()?.with_file_name("sluice");
+        let log = fs::File::create(folder.join("log"))?;
+        let child = inside(&self.lane.gateway, &program)
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {} (build it beside this program)", program.display()))?;
+        self.children.push(child);
+        self.wait_for(&program, &folder.join("control.sock").display().to_string(), services)
+    }
+
+    fn config(&self, folder: &str, core: usize) -> String {
+        let Lane { front, back, gateway, .. } = &self.lane;
+        format!(
+            "apiVersion: sluice.dev/v1\nkind: Gateway\nmetadata: {{name: {gateway}}}\nspec:\n  node: bench\n  \
+             objects: {{files: [{folder}/objects/]}}\n  interfaces:\n    - {{name: {front}}}\n    - {{name: {back}}}\n  \
+             workers: {{cores: [{core}]}}\n  guard: {{prefixes: [{SERVERS}], onFailure: drop}}\n  services: {{bpf-lb-external-clusterip: true}}\n  flows: {{max: 4000000}}\n  \
+             api: {{socket: {folder}/control.sock, metrics: \"127.0.0.1:9965\"}}\n"
+        )
+    }
+
+    /// Ready is when every service is in the dataplane's tables.
+    fn wait_for(&mut self, program: &std::path::Path, socket: &str, services: u32) -> anyhow::Result<()> {
+        let limit = deadline(60);
+        while !past(limit) {
+            if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {
+                bail!("`sluice run` ended: {status}\n{}", self.log());
+            }
+            let status = Command::new(program).args(["status", "--socket", socket, "-o", "json"]).output()?;
+            if status.status.success() && in_force(&status.stdout, services) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the gateway was not ready within a minute\n{}", self.log())
+    }
+
+    /// What the gateway said.
+    fn log(&self) -> String {
+        let folder = self.folder.clone().unwrap_or_default();
+        fs::read_to_string(folder.join("log")).unwrap_or_default()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+fn deadline(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+fn past(deadline: Instant) -> bool {
+    Instant::now() > deadline
+}
+
+/// Does the dataplane hold all services, with its program on every device?
+fn in_force(status: &[u8], services: u32) -> bool {
+    let Ok(status) = serde_json::from_slice::<serde_json::Value>(status) else { return false };
+    let held = status.pointer("/dataplane/tables/services").and_then(serde_json::Value::as_u64);
+    let devices = status.pointer("/dataplane/devices").and_then(serde_json::Value::as_array);
+    let attached = devices.is_some_and(|devices| {
+        devices.iter().all(|device| matches!(device["mode"].as_str(), Some("native" | "generic")))
+    });
+    attached && held.is_some_and(|held| held >= services.into())
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // Ours end with their input and take down what they put up; the gateway does on a signal.
+            if child.stdin.take().is_none() {
+                let id = child.id().to_string();
+                drop(Command::new("kill").args(["-TERM", &id]).stderr(Stdio::null()).status());
+            }
+            drop(child.wait());
+        }
+        if let Some(folder) = &self.folder {
+            drop(fs::remove_dir_all(folder));
+        }
+    }
+}

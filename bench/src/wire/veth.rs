@@ -1,0 +1,276 @@
+//! `veth`: the whole gateway over virtual cables, its peers beside it in the same run. Each peer has a lane of its own and
+//! the same cores; they take turns, so that what the machine does beside hits all of them.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Serialize;
+
+use super::lab::{FRONT_MAC, Lane};
+use super::order::Order;
+use super::peers::Gateway;
+use super::rules;
+use super::trial::{Outcome, Remote};
+use crate::args::{Flows, Peer, VethArgs};
+use crate::clock::{max, median, min};
+use crate::stop::{self, Stop};
+
+/// Where clients are; a flow more is an address more, then a port more.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
+const ADDRESSES: u32 = 1 << 20;
+
+/// One line of the result: a peer with so many services and such traffic.
+#[derive(Debug, Serialize)]
+struct Row {
+    services: u32,
+    traffic: Flows,
+    peer: Peer,
+    /// Packets a second that came out when more than fits went in, by round.
+    saturated: Vec<f64>,
+    saturated_median: f64,
+    /// The highest rate at which nothing was lost.
+    loss_free: Option<f64>,
+    /// Sluice's saturated rate over this peer's, round by round: least, median, most.
+    sluice_over_this: Option<[f64; 3]>,
+    ready_seconds: f64,
+    /// At half the saturated rate: seconds, packets, packets lost.
+    soak: Option<(f64, u64, u64)>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    split: &'static str,
+    seconds: f64,
+    rounds: usize,
+    flows: u32,
+    frame_size: u16,
+    rows: Vec<Row>,
+}
+
+pub(crate) fn run(args: &VethArgs) -> anyhow::Result<()> {
+    let stop = stop::on_signals()?;
+    ensure!(std::thread::available_parallelism()?.get() >= 2, "two cores are needed: one for each side");
+    let _room = ConntrackRoom::make();
+    let mut rows = Vec::new();
+    for services in &args.services {
+        if !stop.asked() {
+            let stage = Stage::build(args, *services)?;
+            stage.measure(args, &stop, &mut rows)?;
+        }
+    }
+    print(args, rows)
+}
+
+/// A peer in its lane, and trials at the lane's ends.
+struct Contender {
+    trials: Remote,
+    gateway: Gateway,
+    /// The first flow that was not seen yet.
+    next: u64,
+}
+
+struct Stage {
+    services: u32,
+    contenders: Vec<Contender>,
+}
+
+impl Stage {
+    fn build(args: &VethArgs, services: u32) -> anyhow::Result<Self> {
+        let mut contenders = Vec::new();
+        for (number, peer) in args.peers.iter().enumerate() {
+            let gateway = Gateway::start(*peer, number, services, args.gateway_core)?;
+            let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
+            let receiving =
+                if args.two_cores && peer.is_af_xdp() { args.generator_core } else { args.gateway_core };
+            gateway.lane.threaded(inner, front, receiving)?;
+            let trials = Remote::start(outside, to)?;
+            // The sink's program must be on before packets come.
+            std::thread::sleep(Duration::from_millis(200));
+            gateway.lane.threaded(outside, to, args.generator_core)?;
+            say(&format!("{name} with {services} services: ready in {:.2} s", gateway.ready_seconds));
+            contenders.push(Contender { trials, gateway, next: 0 });
+        }
+        Ok(Self { services, contenders })
+    }
+
+    fn measure(mut self, args: &VethArgs, stop: &Stop, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+        for traffic in &args.traffic {
+            let mut saturated: Vec<Vec<f64>> = vec![Vec::new(); self.contenders.len()];
+            // One round more: the first warms up and is not counted.
+            for round in 0..=args.rounds {
+                for (contender, rates) in self.contenders.iter_mut().zip(&mut saturated) {
+                    if stop.asked() {
+                        break;
+                    }
+                    let outcome = contender.trial(args, *traffic, self.services, 0.0, args.seconds)?;
+                    if round > 0 {
+                        rates.push(outcome.forwarded);
+                    }
+                }
+            }
+            let sluice = self.contenders.iter().position(|c| c.gateway.peer == Peer::Sluice);
+            for (index, contender) in self.contenders.iter_mut().enumerate() {
+                let rates = &saturated[index];
+                if rates.is_empty() {
+                    continue;
+                }
+                let over = sluice.filter(|ours| *ours != index).map(|ours| ratios(&saturated[ours], rates));
+                let loss_free = (args.steps > 0 && !stop.asked())
+                    .then(|| contender.search(args, *traffic, self.services, max(rates)))
+                    .transpose()?;
+                let soak = (args.soak > 0.0 && !stop.asked() && contender.gateway.peer == Peer::Sluice)
+                    .then(|| contender.soak(args, *traffic, self.services, median(rates) / 2.0))
+                    .transpose()?;
+                let row = Row {
+                    services: self.services,
+                    traffic: *traffic,
+                    peer: contender.gateway.peer,
+                    saturated_median: median(rates),
+                    saturated: rates.clone(),
+                    loss_free,
+                    sluice_over_this: over,
+                    ready_seconds: contender.gateway.ready_seconds,
+                    soak,
+                };
+                say(&line(&row));
+                rows.push(row);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Contender {
+    fn trial(
+        &mut self,
+        args: &VethArgs,
+        traffic: Flows,
+        services: u32,
+        rate: f64,
+        seconds: f64,
+    ) -> anyhow::Result<Outcome> {
+        let order = Order {
+            interface: self.gateway.lane.from.clone(),
+            from_mac: [2, 0, 0, 0, 0, 9],
+            to_mac: FRONT_MAC,
+            source: CLIENTS.into(),
+            target: IpAddr::V4(rules::FIRST),
+            addresses: ADDRESSES,
+            targets: services.max(1),
+            sport: 1024,
+            dport: rules::SERVICE_PORT,
+            flows: if traffic == Flows::New { 0 } else { args.flows },
+            first: if traffic == Flows::New { self.next } else { 0 },
+            rate,
+            seconds,
+            packets: 0,
+            sizes: vec![args.frame_size],
+            core: Some(args.generator_core),
+        };
+        let outcome = self.trials.run(&order)?;
+        if traffic == Flows::New {
+            // Established traffic uses the first flows; new ones begin behind them.
+            self.next = self.next.max(args.flows.into()) + outcome.sent;
+        }
+        Ok(outcome)
+    }
+
+    /// The highest rate without loss, by halving what is between the highest that was and the lowest that was not.
+    fn search(&mut self, args: &VethArgs, traffic: Flows, services: u32, most: f64) -> anyhow::Result<f64> {
+        let (mut good, mut bad) = (0.0, most * 1.05);
+        for _ in 0..args.steps {
+            let rate = f64::midpoint(good, bad);
+            let outcome = self.trial(args, traffic, services, rate, args.seconds)?;
+            if outcome.loss <= args.loss {
+                good = outcome.offered;
+            } else {
+                bad = rate;
+            }
+        }
+        Ok(good)
+    }
+
+    fn soak(
+        &mut self,
+        args: &VethArgs,
+        traffic: Flows,
+        services: u32,
+        rate: f64,
+    ) -> anyhow::Result<(f64, u64, u64)> {
+        let outcome = self.trial(args, traffic, services, rate, args.soak)?;
+        Ok((outcome.seconds, outcome.sent, outcome.sent - outcome.received.min(outcome.sent)))
+    }
+}
+
+/// Least, median and most of the ratios of each round.
+fn ratios(ours: &[f64], theirs: &[f64]) -> [f64; 3] {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
+    [min(&ratios), median(&ratios), max(&ratios)]
+}
+
+fn line(row: &Row) -> String {
+    let mpps = |rate: f64| format!("{:.3}", rate / 1e6);
+    let free = row.loss_free.map_or_else(String::new, |rate| format!(", {} without loss", mpps(rate)));
+    let over = row
+        .sluice_over_this
+        .map_or_else(String::new, |[a, b, c]| format!(", Sluice is {b:.2} of it ({a:.2} to {c:.2})"));
+    let soak = row.soak.map_or_else(String::new, |(seconds, sent, lost)| {
+        format!(", {lost} of {sent} lost in {seconds:.0} s at half of it")
+    });
+    format!(
+        "{:>6} services, {:<11} {:<10} {} Mpps ({} to {}){free}{over}{soak}",
+        row.services,
+        format!("{:?}", row.traffic).to_lowercase(),
+        row.peer.name(),
+        mpps(row.saturated_median),
+        mpps(min(&row.saturated)),
+        mpps(max(&row.saturated)),
+    )
+}
+
+#[expect(clippy::print_stderr, reason = "a command line tool's progress")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+#[expect(clippy::print_stdout, reason = "a command line tool")]
+fn print(args: &VethArgs, rows: Vec<Row>) -> anyhow::Result<()> {
+    let split = if args.two_cores {
+        "generator, sink and, for AF_XDP, the receiving half of the driver on one core; the gateway on the other"
+    } else {
+        "generator and sink on one core; the gateway with its whole driver on the other"
+    };
+    if args.json {
+        let (seconds, rounds, flows, frame_size) = (args.seconds, args.rounds, args.flows, args.frame_size);
+        println!("{}", serde_json::to_string(&Report { split, seconds, rounds, flows, frame_size, rows })?);
+        return Ok(());
+    }
+    println!("{split}; frames of {} bytes, {} rounds of {} s", args.frame_size, args.rounds, args.seconds);
+    rows.iter().for_each(|row| println!("{}", line(row)));
+    Ok(())
+}
+
+/// Room in the kernel's connection tracking for what the trials open, as a node that forwards would have it; as before
+/// when this goes.
+struct ConntrackRoom(Option<String>);
+
+const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+impl ConntrackRoom {
+    fn make() -> Self {
+        let before = fs::read_to_string(CONNTRACK_MAX).ok();
+        // Where it cannot be had, new flows of the kernel's peers are measured against a full table.
+        let made = fs::write(CONNTRACK_MAX, "4000000").context("no room");
+        Self(before.filter(|_| made.is_ok()))
+    }
+}
+
+impl Drop for ConntrackRoom {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            drop(fs::write(CONNTRACK_MAX, before));
+        }
+    }
+}
