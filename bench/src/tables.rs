@@ -327,6 +327,7 @@ fn service(n: u32) -> [Change; 2] {
         port: 8080,
         weight: 100,
         state: BackendState::Active,
+        reach: Reach::Itself,
     };
     let record = Service {
         proto: 6,

@@ -212,7 +212,14 @@ fn services(args: &PathArgs) -> Vec<Change> {
 
 fn backend(ipv6: bool, n: u32) -> Backend {
     let (ip, state) = (server(ipv6, n), BackendState::Active);
-    Backend { id: BackendId(n % BACKENDS + 1), ip, port: SERVER_PORT, weight: 100, state }
+    Backend {
+        id: BackendId(n % BACKENDS + 1),
+        ip,
+        port: SERVER_PORT,
+        weight: 100,
+        state,
+        reach: Reach::Itself,
+    }
 }
 
 /// Whom flow n talks to: a service, or the server itself.

@@ -6,9 +6,10 @@ mod exposed;
 
 use exposed::{Edge, slice, slices};
 use serde_json::json;
-use sluice_core::tables::record::Change;
+use sluice_core::tables::record::{Change, Reach};
 use sluice_policy::compile::Edit;
 use sluice_policy::config::Options;
+use sluice_policy::objects::NodeObject;
 
 const TWO_NODES: &str = "
   - {addresses: [10.1.0.1], nodeName: edge, zone: a}
@@ -241,6 +242,52 @@ fn annotations_choose_types_nodes_and_ways() {
     assert_eq!(with("service.cilium.io/node-selector: 'role=core'").addresses(), ["10.96.0.1"]);
     let edge = with("service.cilium.io/lb-algorithm: random, service.cilium.io/forwarding-mode: snat");
     assert_eq!((&edge.shown()[0]["algorithm"], &edge.shown()[0]["mode"]), (&json!("random"), &json!("snat")));
+}
+
+#[test]
+fn backends_answer_directly_where_mode_or_annotation_say_so() {
+    const NODES: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: far}\nstatus: {addresses: [{type: InternalIP, \
+         address: 192.0.2.9}]}\n---\n";
+    let text = |annotation: &str| {
+        let annotations = format!("namespace: shop, annotations: {{{annotation}}}");
+        let service = web("  clusterIP: 10.96.0.1", TWO_NODES).replacen("namespace: shop", &annotations, 1);
+        format!("{NODES}{service}")
+    };
+    let with = |mode: &str, dispatch: &str| Options {
+        mode: mode.to_owned(),
+        dispatch: dispatch.to_owned(),
+        ..exposed::options()
+    };
+    let shown = |text: &str, options: Options| {
+        let one = Edge::with(text, options).shown().remove(0);
+        (one["mode"].as_str().unwrap().to_owned(), one["dispatch"].as_str().map(str::to_owned))
+    };
+    let plain = text("");
+    let direct = |how: &str| ("dsr".to_owned(), Some(how.to_owned()));
+    assert_eq!(shown(&plain, with("dsr", "opt")), direct("opt"));
+    assert_eq!(shown(&plain, with("hybrid", "geneve")), direct("geneve"));
+    let udp = plain
+        .replace("port: 80,", "port: 80, protocol: UDP,")
+        .replace("port: 8080", "port: 8080, protocol: UDP");
+    assert_eq!(shown(&udp, with("hybrid", "geneve")).0, "snat");
+    let annotated = text("service.cilium.io/forwarding-mode: dsr");
+    assert_eq!(shown(&annotated, with("snat", "ipip")), direct("ipip"));
+    assert_eq!(shown(&annotated, Options { mode_annotation: false, ..with("snat", "ipip") }).0, "snat");
+    assert_eq!(shown(&text("service.cilium.io/forwarding-mode: sideways"), with("snat", "ipip")).0, "snat");
+    // What is on our own node answers by us; a tunnel ends at the node of the rest.
+    let edge = Edge::with(&plain, with("dsr", "geneve"));
+    let reach = |edge: &Edge| {
+        let lists = edge.compiled.frontends.iter().flat_map(|one| one.list.record.backends.clone());
+        lists.map(|backend| (backend.ip.to_string(), backend.reach)).collect::<Vec<_>>()
+    };
+    let reached = reach(&edge);
+    assert!(reached.iter().any(|(_, reach)| *reach == Reach::Here), "{reached:?}");
+    assert!(reached.iter().any(|(_, reach)| *reach == Reach::By([192, 0, 2, 9].into())), "{reached:?}");
+    let mut moved = edge;
+    let far =
+        NodeObject { name: "far".to_owned(), labels: Vec::new(), addresses: vec![[192, 0, 2, 10].into()] };
+    moved.edit(Edit::Node("far".to_owned(), Some(far)));
+    assert!(reach(&moved).iter().any(|(_, reach)| *reach == Reach::By([192, 0, 2, 10].into())));
 }
 
 #[test]

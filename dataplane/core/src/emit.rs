@@ -147,7 +147,7 @@ pub fn echo_reply(packet: &mut Packet<'_>, headers: &Headers) -> bool {
 }
 
 /// An IP header for `payload` bytes behind it.
-fn ip_header(ip: &mut [u8], key: &FlowKey, payload: usize, ttl: u8) {
+pub(crate) fn ip_header(ip: &mut [u8], key: &FlowKey, payload: usize, ttl: u8) {
     let length = |n: usize| u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes();
     if key.v4 {
         ip[..20].fill(0);

@@ -21,6 +21,7 @@ pub mod emit;
 pub mod path;
 pub mod rewrite;
 pub mod verdict;
+pub mod wrap;
 
 pub mod event;
 pub mod state;

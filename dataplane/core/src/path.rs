@@ -15,6 +15,7 @@ pub mod established;
 pub mod icmp;
 pub mod reply;
 pub(crate) mod short;
+pub(crate) mod wrapped;
 
 use arrayvec::ArrayVec;
 use short::{Glance, glance};
@@ -214,11 +215,12 @@ pub fn flow_event(tables: &Tables, flows: &FlowTable, now: Now, kind: EventKind,
     let (packets, bytes) = hot.counts(cold);
     let (egress_rule, ingress_rule) = cold.rules();
     let number = |ip| tables.ipcache.lookup(ip, keys.original.v4).number;
-    let (client, server) = (number(keys.original.src), number(keys.translated.dst));
+    let served = wrapped::served(tables, flows, flow);
+    let (client, server) = (number(keys.original.src), number(served.dst));
     let (key, translated, source, destination) = if flow.is_reply() {
         (keys.translated.reverse(), keys.original.reverse(), server, client)
     } else {
-        (keys.original, keys.translated, client, server)
+        (keys.original, served, client, server)
     };
     FlowEvent {
         at: now,

@@ -14,6 +14,7 @@ pub mod ownership;
 pub mod policy;
 pub mod prefix_set;
 pub mod service;
+pub mod tunnels;
 mod uses;
 
 use alloc::format;
@@ -38,6 +39,7 @@ pub struct Tables {
     pub policies: policy::Policies,
     pub services: service::Services,
     pub egress: egress::Egress,
+    pub tunnels: tunnels::Tunnels,
     /// What the gateway guards (of the settings, made ready for search).
     pub guarded: prefix_set::PrefixSet,
     pub routing: nexthop::Routing,
@@ -88,6 +90,7 @@ impl Tables {
             Change::Settings(settings) => {
                 self.services.set_seeds(settings.hash_seed, twin_services);
                 self.egress = egress::Egress::new(settings);
+                self.tunnels = tunnels::Tunnels::new(settings);
                 self.guarded = prefix_set::PrefixSet::new(&settings.guarded);
                 self.settings = settings.clone();
             }
@@ -181,6 +184,7 @@ fn check_service(id: u32, service: &Service) -> Result<(), String> {
 }
 
 fn check_settings(settings: &Settings) -> Result<(), String> {
+    settings.tunnel_sources.iter().try_for_each(check_prefix)?;
     let (first, last) = settings.snat_ports;
     if settings.workers == 0 || u32::from(last) + 1 < u32::from(first) + u32::from(settings.workers) {
         return Err("settings need a worker, and a port to translate with for each".into());

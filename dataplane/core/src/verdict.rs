@@ -85,6 +85,8 @@ drop_reasons! {
     FragmentRefused = 157, "IP_FRAGMENTATION_NOT_SUPPORTED";
     /// The service has no usable backend.
     NoBackend = 158, "SERVICE_BACKEND_NOT_FOUND";
+    /// A tunnel to a backend has no address to come from.
+    NoTunnelEnd = 160, "NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT";
     /// A TCP segment that opens nothing and belongs to no known connection.
     UnknownConnection = 163, "UNKNOWN_CONNECTION_TRACKING_STATE";
     /// A frame kind that we do not speak.
@@ -109,6 +111,8 @@ drop_reasons! {
     VlanFiltered = 182, "VLAN_FILTERED";
     /// A rule asks for mutual authentication.
     AuthRequired = 189, "AUTH_REQUIRED";
+    /// There is no room for what a backend is to be told: a full IP header, or a frame at the end of its buffer.
+    CannotWrap = 193, "UNSUPPORTED_PROTOCOL_FOR_DSR_ENCAP";
     /// TTL or hop limit ran out; answered with an ICMP error.
     TtlExceeded = 196, "TTL_EXCEEDED";
     /// An answer of ours suppressed by its rate limit, or a full hand-over ring.

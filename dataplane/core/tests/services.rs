@@ -26,6 +26,7 @@ fn backends(v4: bool, numbers: &[u8]) -> Vec<Backend> {
         port: 8080,
         weight: 100,
         state: BackendState::Active,
+        reach: Reach::Itself,
     };
     numbers.iter().map(backend).collect()
 }

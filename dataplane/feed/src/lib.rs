@@ -11,4 +11,4 @@ pub mod message;
 pub mod settings;
 
 /// Both sides must speak the same.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -83,9 +83,12 @@ impl Compiled {
                 (vec![ObjectChange::Namespace(name, labels)], nobody)
             }
             Edit::Node(name, node) => {
+                let addresses = |node: Option<&NodeObject>| node.map(|node| node.addresses.clone());
+                let moved = addresses(objects.nodes.get(&name)) != addresses(node.as_ref());
                 put(&mut objects.nodes, name.clone(), node.clone());
-                let own = name == self.options.node;
-                (vec![ObjectChange::Node(name, node)], if own { Touched::All } else { nobody })
+                // Tunnels to the backends of a node end at its address.
+                let all = name == self.options.node || (moved && self.options.dispatch == "geneve");
+                (vec![ObjectChange::Node(name, node)], if all { Touched::All } else { nobody })
             }
             Edit::Endpoint(key, endpoint) => {
                 let had = objects.endpoints.get(&key).cloned();

@@ -25,6 +25,10 @@ pub struct Options {
     pub algorithm: String,
     pub maglev_size: u32,
     pub mode: String,
+    /// How backends that answer directly are told: opt, geneve, ipip.
+    pub dispatch: String,
+    /// Services may choose their own mode.
+    pub mode_annotation: bool,
     pub external_clusterip: bool,
     pub source_range_all_types: bool,
     pub no_backend_reject: bool,
@@ -67,6 +71,8 @@ impl Default for Options {
             algorithm: "maglev".to_owned(),
             maglev_size: 16_381,
             mode: "dnat".to_owned(),
+            dispatch: "opt".to_owned(),
+            mode_annotation: true,
             external_clusterip: false,
             source_range_all_types: false,
             no_backend_reject: true,
@@ -86,7 +92,7 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 17] = [
+pub const OPTIONS: [(&str, &str); 21] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
     ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
@@ -94,7 +100,17 @@ pub const OPTIONS: [(&str, &str); 17] = [
         "bpf-lb-maglev-table-size",
         "Slots of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071",
     ),
-    ("bpf-lb-mode", "How replies come back: dnat (the gateway is on their way) or snat"),
+    (
+        "bpf-lb-mode",
+        "How replies come back: dnat (the gateway is on their way), snat, dsr (past it) or hybrid (TCP dsr, else snat)",
+    ),
+    (
+        "bpf-lb-mode-annotation",
+        "Services may say service.cilium.io/forwarding-mode themselves: true or false",
+    ),
+    ("bpf-lb-dsr-dispatch", "How a backend that answers directly is told for whom: opt, geneve or ipip"),
+    ("bpf-lb-rss-ipv4-src-cidr", "Tunnels to backends come from this prefix, an address for each flow"),
+    ("bpf-lb-rss-ipv6-src-cidr", "The same for IPv6"),
     ("bpf-lb-external-clusterip", "ClusterIPs may be used from outside: true or false"),
     ("bpf-lb-source-range-all-types", "loadBalancerSourceRanges bind all types of frontends: true or false"),
     ("tofqdns-min-ttl", "Seconds that a name learned from DNS lives at least"),
@@ -144,7 +160,11 @@ impl Options {
                 self.maglev_size =
                     size.ok_or_else(|| format!("{name} must be one of {:?}", maglev::SIZES))?;
             }
-            "bpf-lb-mode" => self.mode = one_of(&["dnat", "snat"])?,
+            "bpf-lb-mode" => self.mode = one_of(&["dnat", "snat", "dsr", "hybrid"])?,
+            "bpf-lb-mode-annotation" => self.mode_annotation = flag()?,
+            "bpf-lb-dsr-dispatch" => self.dispatch = one_of(&["opt", "geneve", "ipip"])?,
+            "bpf-lb-rss-ipv4-src-cidr" => self.tunnel_source(name, value, true)?,
+            "bpf-lb-rss-ipv6-src-cidr" => self.tunnel_source(name, value, false)?,
             "bpf-lb-external-clusterip" => self.external_clusterip = flag()?,
             "bpf-lb-source-range-all-types" => self.source_range_all_types = flag()?,
             "tofqdns-min-ttl" => {
@@ -174,6 +194,16 @@ impl Options {
             }
             _ => return Err(format!("there is no option {name}; `sluice config options` lists them")),
         }
+        Ok(())
+    }
+
+    fn tunnel_source(&mut self, name: &str, value: &str, v4: bool) -> Result<(), String> {
+        let found = prefix(value)?;
+        if found.addr.is_ipv4() != v4 {
+            return Err(format!("{name} must be a prefix of its family, not {value}"));
+        }
+        self.settings.tunnel_sources.retain(|known| known.addr.is_ipv4() != v4);
+        self.settings.tunnel_sources.push(found);
         Ok(())
     }
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use sluice_core::tables::maglev::DEFAULT_WEIGHT;
-use sluice_core::tables::record::{Backend, BackendId, BackendState};
+use sluice_core::tables::record::{Backend, BackendId, BackendState, Dispatch, Forwarding, Reach};
 
 use super::frontends::hash;
 use super::{Service, ServicePort, Slice, SliceEndpoint, Target};
 use crate::config::Options;
-use crate::objects::{Endpoint, Objects};
+use crate::objects::{Endpoint, NodeObject, Objects};
 
 /// The label that says in which zone a node is.
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -44,7 +44,7 @@ type Candidates<'a> = BTreeMap<(IpAddr, u16), Candidate<'a>>;
 
 impl Asked<'_> {
     /// The backends of a family; with `local` those on our own node.
-    pub(super) fn backends(&self, v4: bool, local: bool) -> Listed {
+    pub(super) fn backends(&self, v4: bool, local: bool, forwarding: Forwarding) -> Listed {
         let mut found = self.sliced(v4);
         // A slice is what endpoints were made of when nobody made slices: a selector over our own endpoints.
         if self.slices.is_empty() && !self.service.selector.is_empty() {
@@ -63,9 +63,24 @@ impl Asked<'_> {
             while !numbers.insert(id) {
                 id = id.wrapping_add(1);
             }
-            (Backend { id: BackendId(id), ip, port, weight, state }, (node.to_owned(), zone.to_owned()))
+            let reach = self.reach(node, v4, forwarding);
+            (
+                Backend { id: BackendId(id), ip, port, weight, state, reach },
+                (node.to_owned(), zone.to_owned()),
+            )
         };
         found.into_iter().map(entry).unzip()
+    }
+
+    /// Who is told if the backend is to answer directly: Geneve ends at its node, all else at the backend.
+    fn reach(&self, node: &str, v4: bool, forwarding: Forwarding) -> Reach {
+        let Forwarding::Dsr(dispatch) = forwarding else { return Reach::Itself };
+        if !node.is_empty() && node == self.options.node {
+            return Reach::Here;
+        }
+        let end = self.objects.nodes.get(node).filter(|_| dispatch == Dispatch::Geneve);
+        let of_family = |node: &NodeObject| node.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
+        end.and_then(of_family).map_or(Reach::Itself, Reach::By)
     }
 
     fn sliced(&self, v4: bool) -> Candidates<'_> {

@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use sluice_core::parse::TCP;
 use sluice_core::tables::maglev::DEFAULT_WEIGHT;
 use sluice_core::tables::record::{
-    Algorithm, Backend, BackendId, BackendState, Change, Forwarding, Frontend, FrontendKey,
+    Algorithm, Backend, BackendId, BackendState, Change, Dispatch, Forwarding, Frontend, FrontendKey, Reach,
     Service as Record, ServiceId, Settings,
 };
 
@@ -334,14 +335,11 @@ impl Making<'_> {
 
     fn list(&mut self, asked: &Asked<'_>, v4: bool, local: bool) -> List {
         let (service, options) = (self.service, asked.options);
-        let (backends, places) = asked.backends(v4, local);
+        let forwarding = way_back(service, options, asked.port.proto, local);
+        let (backends, places) = asked.backends(v4, local, forwarding);
         let algorithm = match service.annotations.algorithm.as_deref().unwrap_or(&options.algorithm) {
             "random" => Algorithm::Random,
             _ => Algorithm::Maglev(options.maglev_size),
-        };
-        let forwarding = match service.annotations.forwarding.as_deref().unwrap_or(&options.mode) {
-            "snat" if !local => Forwarding::Snat,
-            _ => Forwarding::Dnat,
         };
         let record = Record {
             proto: asked.port.proto,
@@ -355,6 +353,25 @@ impl Making<'_> {
         let (port, proto) = (asked.port.port.to_string(), asked.port.proto.to_string());
         let parts = [&service.namespace, &service.name, &asked.port.name, &port, &proto, family, scope];
         List { id: number(self.numbers, &parts), record, places }
+    }
+}
+
+/// How replies of a service come back. Backends on our own node answer by us.
+fn way_back(service: &Service, options: &Options, proto: u8, local: bool) -> Forwarding {
+    let own = service.annotations.forwarding.as_deref().filter(|_| options.mode_annotation);
+    let known = own.filter(|mode| matches!(*mode, "dnat" | "snat" | "dsr" | "hybrid"));
+    let dispatch = match options.dispatch.as_str() {
+        "geneve" => Dispatch::Geneve,
+        "ipip" => Dispatch::Ipip,
+        _ => Dispatch::Option,
+    };
+    match known.unwrap_or(&options.mode) {
+        _ if local => Forwarding::Dnat,
+        "snat" => Forwarding::Snat,
+        "dsr" => Forwarding::Dsr(dispatch),
+        "hybrid" if proto == TCP => Forwarding::Dsr(dispatch),
+        "hybrid" => Forwarding::Snat,
+        _ => Forwarding::Dnat,
     }
 }
 
@@ -395,6 +412,7 @@ fn host_ports(
                 port: *own,
                 weight: DEFAULT_WEIGHT,
                 state: BackendState::Active,
+                reach: Reach::Itself,
             };
             let record = Record { proto: *proto, backends: vec![backend], ..Record::default() };
             let name = format!("{}/{}", pod.namespace, pod.name);
@@ -441,6 +459,7 @@ pub fn show(one: &Shown) -> Vec<Value> {
 
 fn show_scope(one: &Shown, list: &List, external: bool) -> Value {
     let record = &list.record;
+    let (mode, dispatch) = mode_names(record.forwarding);
     let mut flags = Vec::new();
     if record.affinity_seconds > 0 {
         flags.push("session-affinity");
@@ -475,11 +494,23 @@ fn show_scope(one: &Shown, list: &List, external: bool) -> Value {
         "flags": flags,
         "affinity_seconds": record.affinity_seconds,
         "source_ranges": one.frontend.source_ranges.iter().map(|p| format!("{}/{}", p.addr, p.len)).collect::<Vec<_>>(),
-        "mode": if record.forwarding == Forwarding::Snat { "snat" } else { "dnat" },
+        "mode": mode,
+        "dispatch": dispatch,
         "algorithm": if record.algorithm == Algorithm::Random { "random" } else { "maglev" },
         "backend_summary": format!("{active}/{}", backends.len()),
         "backends": backends,
     })
+}
+
+/// The mode, and how backends are told where they answer directly.
+const fn mode_names(forwarding: Forwarding) -> (&'static str, Option<&'static str>) {
+    match forwarding {
+        Forwarding::Dnat => ("dnat", None),
+        Forwarding::Snat => ("snat", None),
+        Forwarding::Dsr(Dispatch::Option) => ("dsr", Some("opt")),
+        Forwarding::Dsr(Dispatch::Geneve) => ("dsr", Some("geneve")),
+        Forwarding::Dsr(Dispatch::Ipip) => ("dsr", Some("ipip")),
+    }
 }
 
 fn state_name(state: BackendState) -> &'static str {

@@ -2,23 +2,25 @@
 
 use super::Turn;
 use super::established::{NO_HOP, policy_port};
+use super::wrapped::end_of;
 use crate::checksum::Delta;
-use crate::emit::Error;
+use crate::emit::{Error, mapped};
 use crate::event::{EventKind, EventSink};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
 use crate::parse::{ACK, Headers, Kind, SYN, TCP};
 use crate::rewrite;
 use crate::state::conntrack::{FlowRef, InsertError, NewFlow, Place};
-use crate::state::flow::{AUDIT, Cold, Hot, Keys, SERVICE, SOURCE, TRANSLATED};
+use crate::state::flow::{AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TRANSLATED, WRAPPED};
 use crate::state::{nat, tcp::TcpState};
 use crate::tables::egress::Source;
 use crate::tables::nexthop::Hop;
 use crate::tables::ownership;
 use crate::tables::policy::Decision;
-use crate::tables::record::{Backend, BackendId, Forwarding, RuleId, ServiceId};
+use crate::tables::record::{Backend, BackendId, Dispatch, Forwarding, Reach, RuleId, ServiceId};
 use crate::tables::service::{Balanced, Match};
 use crate::verdict::{Action, DropReason, Fate};
+use core::net::Ipv6Addr;
 
 /// What both directions' policies came to.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,18 @@ pub(crate) struct Judgement {
 struct Choice {
     service: ServiceId,
     backend: BackendId,
-    snat: bool,
+    how: Forwarding,
+    /// Who is sent its packets.
+    end: Ipv6Addr,
+}
+
+impl Choice {
+    const fn dispatch(&self) -> Option<Dispatch> {
+        match self.how {
+            Forwarding::Dsr(dispatch) => Some(dispatch),
+            Forwarding::Dnat | Forwarding::Snat => None,
+        }
+    }
 }
 
 impl<S: EventSink> Turn<'_, S> {
@@ -61,11 +74,18 @@ impl<S: EventSink> Turn<'_, S> {
         self.source_is_honest(packet, headers)?;
         let (mut to, choice) = self.choose_backend(packet, headers)?;
         self.is_for_others(&to, choice)?;
-        opens_a_flow(headers, self.state.config.pickup)
-            .map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
+        // Replies of such a flow say nothing to us, so its beginning does not, either: another gateway may have seen it.
+        let direct = choice.is_some_and(|choice| choice.dispatch().is_some());
+        let pickup = self.state.config.pickup || direct;
+        opens_a_flow(headers, pickup).map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
         let judgement = self.judge(&headers.key, &to, policy_port(headers, &to));
         if let Some(reason) = judgement.refused {
             return Err(self.deny(headers, &to, &judgement, reason));
+        }
+        if direct {
+            let end = choice.map_or(to.dst, |choice| choice.end);
+            self.way(packet, headers, &FlowKey { dst: end, ..to }, place)?;
+            return self.remember(headers, headers.key, choice, &judgement, NO_HOP);
         }
         self.either_may_open(headers, &to)?;
         let hop = self.way(packet, headers, &to, place)?;
@@ -129,12 +149,27 @@ impl<S: EventSink> Turn<'_, S> {
             let reject = service.record.reject;
             return Err(self.no_backend(packet, headers, reject));
         };
-        let to = FlowKey { dst: crate::emit::mapped(backend.ip), dport: backend.port, ..*key };
+        let to = FlowKey { dst: mapped(backend.ip), dport: backend.port, ..*key };
         if to.dst.to_ipv4_mapped().is_some() != key.v4 {
             return Err(self.refuse(key, Some(headers), DropReason::NoBackend));
         }
-        let snat = service.record.forwarding == Forwarding::Snat;
-        Ok((to, Some(Choice { service: id, backend: backend.id, snat })))
+        let how = self.way_back(key, backend, service.record.forwarding);
+        let end = match how {
+            Forwarding::Dsr(dispatch) => end_of(backend, dispatch),
+            Forwarding::Dnat | Forwarding::Snat => to.dst,
+        };
+        Ok((to, Some(Choice { service: id, backend: backend.id, how, end })))
+    }
+
+    /// Nobody needs to answer past us whose answers come by us: backends on our node, and whoever answers our own. Nor can
+    /// a backend that asks its own service: it would answer itself.
+    fn way_back(&self, key: &FlowKey, backend: &Backend, wished: Forwarding) -> Forwarding {
+        match wished {
+            Forwarding::Dsr(_) if backend.reach == Reach::Here => Forwarding::Dnat,
+            Forwarding::Dsr(_) if self.tables.guarded.contains(key.src, key.v4) => Forwarding::Dnat,
+            Forwarding::Dsr(_) if mapped(backend.ip) == key.src => Forwarding::Dnat,
+            Forwarding::Dnat | Forwarding::Snat | Forwarding::Dsr(_) => wished,
+        }
     }
 
     /// The backend that the flow hashes to, or the one that the client had before.
@@ -237,7 +272,7 @@ impl<S: EventSink> Turn<'_, S> {
         // A backend that asks its own service would answer itself: its source must change, too.
         let hairpin = choice.is_some() && to.dst == to.src;
         let egress = &self.tables.egress;
-        let sources = if choice.is_some_and(|choice| choice.snat) || hairpin {
+        let sources = if choice.is_some_and(|choice| choice.how == Forwarding::Snat) || hairpin {
             match egress.service_source(headers.key.src, headers.key.v4) {
                 Source::Replace(sources) => sources,
                 Source::Keep | Source::NoAddress => return refuse(self, DropReason::NoNatMapping),
@@ -287,7 +322,9 @@ impl<S: EventSink> Turn<'_, S> {
             self.state.counters.flows_ended += 1;
             result = self.state.flows.insert(&new, self.now);
         }
+        // (Where the backend answers the client itself, the client's port is not ours to change.)
         if result == Err(InsertError::Collision)
+            && new.hot.flags & WRAPPED == 0
             && let Some(other) = self.another_port(&new.keys)
         {
             new = self.new_flow(headers, other, choice, judgement, hop);
@@ -330,7 +367,15 @@ impl<S: EventSink> Turn<'_, S> {
         flags |= if (from.src, from.sport) == (to.src, to.sport) { 0 } else { SOURCE };
         flags |= if judgement.audit { AUDIT } else { 0 };
         flags |= if choice.is_some() { SERVICE } else { 0 };
-        let opening = if headers.tcp_flags & SYN != 0 { TcpState::SynSent } else { TcpState::Established };
+        flags |= match choice.and_then(|choice| choice.dispatch()) {
+            None => 0,
+            Some(Dispatch::Option) => WRAPPED,
+            Some(Dispatch::Geneve) => WRAPPED | IN_GENEVE,
+            Some(Dispatch::Ipip) => WRAPPED | IN_IP,
+        };
+        // One packet in the middle of a connection that we see only one side of proves nothing yet.
+        let opens = headers.tcp_flags & SYN != 0 || flags & WRAPPED != 0;
+        let opening = if opens { TcpState::SynSent } else { TcpState::Established };
         let hot = Hot {
             tcp: opening.after(headers.tcp_flags, false) as u8,
             flags,

@@ -16,6 +16,11 @@ use crate::verdict::{DropReason, Fate};
 impl<S: EventSink> Turn<'_, S> {
     #[inline]
     pub(crate) fn depart(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
+        if !flow.is_reply()
+            && let Some(dispatch) = self.state.flows.hot(flow).dispatch()
+        {
+            return self.depart_wrapped(packet, headers, flow, dispatch);
+        }
         let hop = match self.next_hop(flow) {
             Ok(hop) => hop,
             Err(Some(fate)) => return fate,

@@ -1,11 +1,13 @@
 //! A packet of a known flow: is the flow still allowed, and how far is it?
 
 use super::Turn;
+use super::wrapped::served;
 use crate::event::{EventKind, EventSink};
 use crate::packet::Packet;
 use crate::parse::{ACK, Headers, SYN, TCP};
 use crate::state::conntrack::FlowRef;
-use crate::state::flow::{AUDIT, REPLIED, SERVICE};
+use crate::state::flow::{AUDIT, REPLIED, SERVICE, WRAPPED};
+use crate::state::tcp::TcpState;
 use crate::verdict::{DropReason, Fate};
 
 /// "No next hop yet"; the next packet looks for one.
@@ -30,6 +32,10 @@ impl<S: EventSink> Turn<'_, S> {
             return self.start_anew(packet, headers, flow);
         }
         let is_reply = flow.is_reply();
+        let alone = self.state.flows.hot(flow).is(WRAPPED);
+        if alone && is_reply && !self.comes_from_backend(packet, flow) {
+            return self.refuse(&headers.key, Some(headers), DropReason::InvalidSourceIp);
+        }
         let now = self.now.seconds();
         let (hot, _) = self.state.flows.parts(flow);
         hot.seen = now;
@@ -37,7 +43,9 @@ impl<S: EventSink> Turn<'_, S> {
             hot.flags |= REPLIED;
         }
         if headers.key.proto == TCP {
-            hot.tcp = hot.tcp().after(headers.tcp_flags, is_reply) as u8;
+            let (tcp, flags) = (hot.tcp(), headers.tcp_flags);
+            let next = if alone && !is_reply { tcp.after_alone(flags) } else { tcp.after(flags, is_reply) };
+            hot.tcp = next as u8;
         }
         self.depart(packet, headers, flow)
     }
@@ -45,7 +53,10 @@ impl<S: EventSink> Turn<'_, S> {
     /// A new connection with the addresses and ports of one that is over.
     #[inline]
     fn starts_over(&self, headers: &Headers, flow: FlowRef) -> bool {
-        headers.tcp_flags & (SYN | ACK) == SYN && self.state.flows.hot(flow).tcp().over()
+        let hot = self.state.flows.hot(flow);
+        // Where replies take another way, nobody tells when the other side is done.
+        let over = hot.tcp().over() || (hot.is(WRAPPED) && hot.tcp() == TcpState::ClosingOriginal);
+        headers.tcp_flags & (SYN | ACK) == SYN && over
     }
 
     /// The generation that admitted this flow is gone: ask policy again, and whether its backend is still there. What
@@ -53,8 +64,9 @@ impl<S: EventSink> Turn<'_, S> {
     #[cold]
     fn rejudge(&mut self, headers: &Headers, flow: FlowRef) -> Option<DropReason> {
         self.state.counters.flows_rejudged += 1;
-        let keys = self.state.flows.keys(flow);
-        let verdict = self.judge(&keys.original, &keys.translated, policy_port(headers, &keys.translated));
+        let from = self.state.flows.keys(flow).original;
+        let to = served(self.tables, &self.state.flows, flow);
+        let verdict = self.judge(&from, &to, policy_port(headers, &to));
         let backend_gone = self.backend_is_gone(flow);
         let generation = self.tables.generation;
         let (hot, cold) = self.state.flows.parts(flow);

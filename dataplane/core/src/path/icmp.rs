@@ -21,6 +21,11 @@ impl<S: EventSink> Turn<'_, S> {
         let Some(flow) = self.state.flows.find(&reply) else {
             return self.unrelated_error(packet, headers, &reply);
         };
+        if !flow.is_reply()
+            && let Some(dispatch) = self.state.flows.hot(flow).dispatch()
+        {
+            return self.wrapped_error(packet, headers, &quote, flow, dispatch);
+        }
         let outwards = self.state.flows.leaves_as(flow);
         // The server's own error comes from the server as the client knows it; a router's keeps its address.
         let src = if headers.key.src == reply.src { outwards.src } else { headers.key.src };

@@ -14,7 +14,7 @@ use core::net::Ipv6Addr;
 use super::tcp::TcpState;
 use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
-use crate::tables::record::{BackendId, RuleId, ServiceId};
+use crate::tables::record::{BackendId, Dispatch, RuleId, ServiceId};
 use crate::verdict::NextHopId;
 
 /// The entry describes an IPv4 flow.
@@ -31,6 +31,14 @@ pub const LIVE: u16 = 16;
 pub const SERVICE: u16 = 32;
 /// Its source is translated to a port of ours.
 pub const SOURCE: u16 = 64;
+/// The backend is told of the service and answers the client directly. The entry holds what the client sees, in both
+/// directions; which backend it is follows from the service. By an option of the IP header, unless one of the next two
+/// is set as well.
+pub const WRAPPED: u16 = 128;
+/// … in Geneve.
+pub const IN_GENEVE: u16 = 256;
+/// … in plain IP.
+pub const IN_IP: u16 = 512;
 
 /// What every packet of the flow reads and writes: one cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,6 +86,16 @@ impl Hot {
     #[inline]
     pub fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
+    }
+
+    /// How the backend is told, if it answers directly.
+    pub fn dispatch(&self) -> Option<Dispatch> {
+        let how = match (self.is(IN_IP), self.is(IN_GENEVE)) {
+            (true, _) => Dispatch::Ipip,
+            (false, true) => Dispatch::Geneve,
+            (false, false) => Dispatch::Option,
+        };
+        self.is(WRAPPED).then_some(how)
     }
 
     pub fn tcp(&self) -> TcpState {
@@ -236,7 +254,8 @@ impl Timeouts {
                 TcpState::ClosingOriginal | TcpState::ClosingReply => self.tcp_closing,
                 TcpState::Closed | TcpState::Reset => self.tcp_over,
             },
-            crate::parse::UDP if hot.is(REPLIED) => self.udp_replied,
+            // Replies that take another way are not waited for.
+            crate::parse::UDP if hot.is(REPLIED | WRAPPED) => self.udp_replied,
             crate::parse::UDP => self.udp,
             crate::parse::ICMP | crate::parse::ICMPV6 => self.icmp,
             _ => self.other,

@@ -57,6 +57,17 @@ impl TcpState {
         }
     }
 
+    /// The same where replies take another way: the client's word is all there is. Its first segment after the SYN says
+    /// that somebody answered; its FIN starts the closing, which the other side's may follow unseen.
+    #[inline]
+    #[must_use]
+    pub const fn after_alone(self, flags: u8) -> Self {
+        match self.after(flags, false) {
+            Self::SynSent if flags & SYN == 0 && flags & ACK != 0 => Self::Established,
+            state => state,
+        }
+    }
+
     /// Nobody confirmed yet that both ends exist: first to go when the table is full.
     pub const fn half_open(self) -> bool {
         matches!(self, Self::SynSent | Self::SynReceived)
@@ -101,6 +112,16 @@ mod tests {
             state = state.after(flags, is_reply);
             assert_eq!(state, expected);
         }
+    }
+
+    #[test]
+    fn a_connection_whose_replies_take_another_way() {
+        let alone =
+            |flags: &[u8]| flags.iter().fold(TcpState::SynSent, |state, flags| state.after_alone(*flags));
+        assert!(alone(&[SYN, SYN]).half_open());
+        assert_eq!(alone(&[SYN, ACK, ACK]), TcpState::Established);
+        assert_eq!(alone(&[SYN, ACK, FIN | ACK, ACK]), TcpState::ClosingOriginal);
+        assert_eq!(alone(&[SYN, ACK, RST]), TcpState::Reset);
     }
 
     #[test]

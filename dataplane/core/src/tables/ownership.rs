@@ -34,6 +34,10 @@ impl Tables {
         if self.services.is_frontend(key) {
             return sole(client(key.src, key.sport));
         }
+        // A backend that answers directly, and yet by us.
+        if self.services.is_frontend(&key.reverse()) {
+            return sole(client(key.dst, key.dport));
+        }
         // A sum, because it is the same from both sides and not zero for somebody who talks to himself.
         let both = half(key.src, key.sport).wrapping_add(half(key.dst, key.dport));
         let from = self.services.is_backend(key.src, key.sport, key.proto);

@@ -124,6 +124,31 @@ pub enum Forwarding {
     Dnat,
     /// Rewrite the source too, to an address of ours.
     Snat,
+    /// Tell the backend what the client asked for; it answers the client directly, past us.
+    Dsr(Dispatch),
+}
+
+/// How a backend that answers directly is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Dispatch {
+    /// In an option of the IP header.
+    Option,
+    /// In a Geneve tunnel, in an option of its header.
+    Geneve,
+    /// The client's packet as it is, in a tunnel of plain IP.
+    Ipip,
+}
+
+/// Who is sent the packets for a backend that answers directly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Reach {
+    /// The backend.
+    #[default]
+    Itself,
+    /// The end of a tunnel in front of it (its node).
+    By(IpAddr),
+    /// Nobody else: its answers come by us, so that nothing needs to be told.
+    Here,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -144,6 +169,7 @@ pub struct Backend {
     pub port: u16,
     pub weight: u16,
     pub state: BackendState,
+    pub reach: Reach,
 }
 
 /// One list of backends and how one of them is chosen. Frontends point here; several may share one.
@@ -215,6 +241,9 @@ pub struct Settings {
     pub guarded: Vec<Prefix>,
     /// Cilium's hash seed in its three parts: of the Maglev permutation, of the IPv4 and of the IPv6 packet hash.
     pub hash_seed: [u32; 3],
+    /// Tunnels to backends that answer directly come from these prefixes, a source for each flow, so that the receiver
+    /// spreads them over its queues. Where there is none, they come from the port's own address.
+    pub tunnel_sources: Vec<Prefix>,
 }
 
 impl Default for Settings {
@@ -227,6 +256,7 @@ impl Default for Settings {
             workers: 1,
             guarded: Vec::new(),
             hash_seed: super::maglev::DEFAULT_SEEDS,
+            tunnel_sources: Vec::new(),
         }
     }
 }

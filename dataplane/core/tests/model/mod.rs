@@ -29,7 +29,7 @@ pub fn nat_address() -> IpAddr {
 
 fn backend(n: u8) -> Backend {
     let id = BackendId(u32::from(n));
-    Backend { id, ip: address(n), port: 8080, weight: 100, state: BackendState::Active }
+    Backend { id, ip: address(n), port: 8080, weight: 100, state: BackendState::Active, reach: Reach::Itself }
 }
 
 fn service(backends: impl IntoIterator<Item = u8>) -> Service {
@@ -252,9 +252,10 @@ fn services() -> impl Strategy<Value = Service> {
         10 => Just(Algorithm::Maglev(251)),
         1 => Just(Algorithm::Maglev(250)),
     ];
-    let snat = any::<bool>().prop_map(|snat| if snat { Forwarding::Snat } else { Forwarding::Dnat });
+    let how = [Forwarding::Snat, Forwarding::Dnat, Forwarding::Dsr(Dispatch::Geneve)];
+    let how = select(how.to_vec());
     let backends = prop::collection::btree_set(0..6_u8, 0..5);
-    (algorithm, snat, backends).prop_map(|(algorithm, forwarding, backends)| Service {
+    (algorithm, how, backends).prop_map(|(algorithm, forwarding, backends)| Service {
         algorithm,
         forwarding,
         ..service(backends)

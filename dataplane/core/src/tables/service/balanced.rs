@@ -136,7 +136,7 @@ pub fn reduce(hash: u32, count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::record::Forwarding;
+    use crate::tables::record::{Forwarding, Reach};
     use alloc::vec;
 
     #[test]
@@ -160,6 +160,7 @@ mod tests {
             port: 80,
             weight: 100,
             state: BackendState::Active,
+            reach: Reach::Itself,
         };
         Service {
             proto: 6,
