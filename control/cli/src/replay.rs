@@ -20,7 +20,7 @@ use sluice_policy::compile::Compiled;
 use sluice_policy::observed::describe;
 use sluice_run::io::pcap::{Captured, read, write};
 use sluice_steer_abi::decide::{self, is_ours};
-use sluice_steer_abi::layout::{FROM, OWN, TO};
+use sluice_steer_abi::layout::{FROM, OWN, TO, TUNNEL};
 
 use crate::args::Replay;
 use crate::offline;
@@ -275,13 +275,17 @@ impl decide::Rules for Steering<'_, '_> {
         let own = self.run.records.values().any(|change| {
             matches!(change, Change::Port(_, Some(port)) if port.addresses.iter().any(|own| own.addr == canonical))
         });
-        if own {
-            return Some(OWN);
-        }
         let within = |list: &[sluice_core::tables::record::Prefix]| {
             list.iter().any(|prefix| sluice_policy::identity::holds_ip(prefix, canonical))
         };
+        let ends = within(&settings.tunnels.addresses);
+        if own {
+            return Some(if ends { OWN | TUNNEL } else { OWN });
+        }
         let mut flags = 0;
+        if ends {
+            flags |= TO;
+        }
         if within(&settings.guarded) {
             flags |= TO | FROM;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use sluice_core::packet::PortId;
-use sluice_core::tables::record::{Change, Masquerade, NextHop, Port, Prefix, Route};
+use sluice_core::tables::record::{Change, Ends, Masquerade, NextHop, Port, Prefix, Route};
 use sluice_core::verdict::NextHopId;
 use sluice_feed::settings::{AttachMode, DataplaneSettings, Interface, Polling};
 
@@ -108,6 +108,7 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     policy(&mut section(&mut spec, "policy", &nothing), &mut options);
     services(&mut section(&mut spec, "services", &nothing), &mut options);
     masquerade(&mut section(&mut spec, "masquerade", &nothing), &mut options);
+    tunnels(&mut section(&mut spec, "tunnels", &nothing), &mut options);
     let mut flows = section(&mut spec, "flows", &nothing);
     if let Some(most) = flows.int("max", 16, 1 << 30) {
         dataplane.max_flows = u32::try_from(most).unwrap_or(u32::MAX);
@@ -237,6 +238,7 @@ fn services(fields: &mut Fields<'_, '_>, options: &mut Options) {
             fields.error(node, what);
         }
     }
+    options.settings.clamp_mss = fields.loose_text("clampMss").is_some_and(|text| text == "true");
     options.settings.snat_addresses = addresses(fields, "snatAddresses");
     for (key, range) in
         [("nodePortRange", &mut options.settings.node_ports), ("snatPorts", &mut options.settings.snat_ports)]
@@ -270,6 +272,16 @@ fn masquerade(fields: &mut Fields<'_, '_>, options: &mut Options) {
         exclude: prefixes(fields, "exclude"),
         addresses: addresses(fields, "addresses"),
     };
+    fields.deny_unknown();
+}
+
+fn tunnels(fields: &mut Fields<'_, '_>, options: &mut Options) {
+    let node = fields.node;
+    let ends = Ends { addresses: prefixes(fields, "addresses"), peers: prefixes(fields, "peers") };
+    if ends.addresses.is_empty() != ends.peers.is_empty() {
+        fields.error(node, "tunnels need both addresses (where they end) and peers (who may send them)");
+    }
+    options.settings.tunnels = ends;
     fields.deny_unknown();
 }
 
@@ -412,11 +424,13 @@ pub fn show(gateway: &Gateway) -> Json {
             "policy": {"enforcement": format!("{:?}", options.enforcement).to_lowercase(), "audit": options.audit},
             "services": {"mode": options.mode, "snatAddresses": options.settings.snat_addresses,
                 "snatPorts": format!("{}-{}", options.settings.snat_ports.0, options.settings.snat_ports.1),
-                "algorithm": options.algorithm, "maglevTableSize": options.maglev_size,
+                "algorithm": options.algorithm, "clampMss": options.settings.clamp_mss, "maglevTableSize": options.maglev_size,
                 "nodePortRange": format!("{}-{}", options.settings.node_ports.0, options.settings.node_ports.1)},
             "masquerade": {"sources": list(&options.settings.masquerade.sources),
                 "exclude": list(&options.settings.masquerade.exclude),
                 "addresses": options.settings.masquerade.addresses},
+            "tunnels": {"addresses": list(&options.settings.tunnels.addresses),
+                "peers": list(&options.settings.tunnels.peers)},
             "flows": {"max": dataplane.max_flows, "snapshot": dataplane.snapshot},
             "limits": {"objects": options.limits.objects, "fileBytes": options.limits.file_bytes},
             "api": {"socket": gateway.api_socket, "metrics": gateway.metrics},

@@ -20,6 +20,7 @@ pub mod checksum;
 pub mod emit;
 pub mod path;
 pub mod rewrite;
+pub mod unwrap;
 pub mod verdict;
 pub mod wrap;
 

@@ -99,6 +99,11 @@ pub fn parse(packet: &Packet<'_>) -> Result<Headers, DropReason> {
     }
 }
 
+/// The packet of this family that starts at `l3`, inside another.
+pub(crate) fn inside(bytes: &[u8], l3: usize, v4: bool) -> Result<Headers, DropReason> {
+    if v4 { ipv4(bytes, l3, 0) } else { ipv6(bytes, l3, 0) }
+}
+
 fn tagged(bytes: &[u8], ethertype: u16) -> Result<Headers, DropReason> {
     if !TAGS.contains(&ethertype) {
         // Below 0x600 it is a length: LLC, not Ethernet II.

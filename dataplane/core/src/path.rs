@@ -15,6 +15,7 @@ pub mod established;
 pub mod icmp;
 pub mod reply;
 pub(crate) mod short;
+pub(crate) mod tunnelled;
 pub(crate) mod wrapped;
 
 use arrayvec::ArrayVec;
@@ -30,6 +31,7 @@ use crate::state::flow::AUDIT;
 use crate::tables::Tables;
 use crate::tables::record::RuleId;
 use crate::time::Now;
+use crate::unwrap;
 use crate::verdict::{DropReason, Fate};
 
 /// Every packet's fate, in the order of the burst.
@@ -42,6 +44,8 @@ pub(crate) struct Turn<'a, S> {
     pub state: &'a mut State,
     pub now: Now,
     pub events: &'a mut S,
+    /// Of the packet at hand, if it came in a tunnel.
+    pub told: Option<tunnelled::Told>,
 }
 
 /// Decide and carry out what happens to each packet of the burst. Packets are rewritten in place; `fates` says what the
@@ -62,7 +66,7 @@ pub fn forward<S: EventSink>(
         work.candidate = state.flows.candidate(&work.place, work.v4);
     }
     fates.clear();
-    let mut turn = Turn { tables, state, now, events };
+    let mut turn = Turn { tables, state, now, events, told: None };
     for (packet, work) in burst.iter_mut().zip(&works) {
         turn.apply(packet, work, fates);
     }
@@ -109,6 +113,14 @@ impl<S: EventSink> Turn<'_, S> {
         }
         if headers.kind == Kind::IcmpError {
             return self.icmp_error(packet, headers);
+        }
+        if self.tables.tunnels.are_open() && unwrap::is_tunnel(headers) {
+            if self.tables.guarded.contains(headers.key.src, headers.key.v4) {
+                return self.refuse(&headers.key, Some(headers), DropReason::EncapsulationProhibited);
+            }
+            if unwrap::opens(headers) && self.tables.tunnels.end(&headers.key) {
+                return self.tunnelled(packet, headers);
+            }
         }
         let (place, candidate) = if work.ordinary {
             (work.place, work.candidate)

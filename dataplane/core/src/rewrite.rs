@@ -85,6 +85,35 @@ fn transport_checksum(bytes: &mut [u8], l4: usize, proto: u8, delta: Delta) {
     field.copy_from_slice(&new.to_be_bytes());
 }
 
+/// Let the other side of a TCP connection send segments of `most` bytes at most. Only what opens a connection says so.
+pub fn clamp_mss(bytes: &mut [u8], headers: &Headers, most: u16) {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const MSS: u8 = 2;
+    let l4 = usize::from(headers.l4);
+    let Some(segment) = bytes.get_mut(l4..usize::from(headers.end)) else { return };
+    let Some(header) = segment.get(12).map(|offset| usize::from(offset >> 4) * 4) else { return };
+    let mut at = 20;
+    while at + 4 <= header.min(segment.len()) {
+        match (segment[at], segment[at + 1]) {
+            (END, _) => return,
+            (NOTHING, _) => at += 1,
+            (MSS, 4) => {
+                let old = u16::from_be_bytes([segment[at + 2], segment[at + 3]]);
+                if old > most {
+                    segment[at + 2..at + 4].copy_from_slice(&most.to_be_bytes());
+                    // At an odd offset the sum has its bytes the other way round.
+                    let swap = |word: u16| if at.is_multiple_of(2) { word } else { word.swap_bytes() };
+                    transport_checksum(bytes, l4, TCP, Delta::word(swap(old), swap(most)));
+                }
+                return;
+            }
+            (_, len @ 2..) => at += usize::from(len),
+            (_, 0 | 1) => return,
+        }
+    }
+}
+
 fn sctp_checksum(bytes: &mut [u8], l4: usize, end: usize) {
     if let Some(packet) = bytes.get_mut(l4..end).filter(|packet| packet.len() >= 12) {
         packet[8..12].fill(0);

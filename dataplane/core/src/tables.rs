@@ -184,7 +184,8 @@ fn check_service(id: u32, service: &Service) -> Result<(), String> {
 }
 
 fn check_settings(settings: &Settings) -> Result<(), String> {
-    settings.tunnel_sources.iter().try_for_each(check_prefix)?;
+    let ends = settings.tunnels.addresses.iter().chain(&settings.tunnels.peers);
+    settings.tunnel_sources.iter().chain(ends).try_for_each(check_prefix)?;
     let (first, last) = settings.snat_ports;
     if settings.workers == 0 || u32::from(last) + 1 < u32::from(first) + u32::from(settings.workers) {
         return Err("settings need a worker, and a port to translate with for each".into());

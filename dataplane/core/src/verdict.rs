@@ -97,6 +97,8 @@ drop_reasons! {
     NatUnsupported = 168, "UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE";
     /// No route, or a route that says unreachable.
     NoRoute = 169, "FIB_LOOKUP_FAILED";
+    /// Who is guarded makes a tunnel of its own, past everything that judges it.
+    EncapsulationProhibited = 170, "ENCAPSULATION_TRAFFIC_IS_PROHIBITED";
     /// A ClusterIP asked for from outside.
     IsClusterIp = 174, "IS_A_CLUSTERIP";
     /// A later fragment whose first one we have not seen.

@@ -34,10 +34,11 @@ const DESTINATION: u8 = 60;
 
 /// Bytes that a packet of this family grows by. A TCP connection is told of once, in its SYN, where its IP header tells.
 pub const fn overhead(dispatch: Dispatch, headers: &Headers) -> u16 {
-    let v4 = headers.key.v4;
-    match dispatch {
-        Dispatch::Option if headers.key.proto == TCP && headers.tcp_flags & SYN == 0 => 0,
-        _ => most_overhead(dispatch, v4),
+    let told_already = headers.key.proto == TCP && headers.tcp_flags & SYN == 0;
+    if matches!(dispatch, Dispatch::Option) && told_already {
+        0
+    } else {
+        most_overhead(dispatch, headers.key.v4)
     }
 }
 

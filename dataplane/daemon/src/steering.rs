@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use sluice_core::emit::mapped;
+use sluice_core::tables::prefix_set::PrefixSet;
 use sluice_core::tables::record::{Change, Prefix, Records, Settings};
 use sluice_steer::Rule;
-use sluice_steer::rules::{FROM, OWN, TO};
+use sluice_steer::rules::{FROM, OWN, TO, TUNNEL};
 
 /// Rules, and the port ranges that are ours on the node's own addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,9 +54,14 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
             add(&host(*ip), TO);
         }
     }
+    let ends = PrefixSet::new(&settings.tunnels.addresses);
+    for prefix in &settings.tunnels.addresses {
+        add(prefix, TO);
+    }
     // The longest prefix of all: what else comes to the node itself is the kernel's.
     for ip in &own {
-        rules.prefixes.insert(Rule::new(*ip, if ip.is_ipv4() { 32 } else { 128 }), OWN);
+        let tunnel = if ends.contains(mapped(*ip), ip.is_ipv4()) { TUNNEL } else { 0 };
+        rules.prefixes.insert(Rule::new(*ip, if ip.is_ipv4() { 32 } else { 128 }), OWN | tunnel);
     }
     rules.ports = ranges(&settings, service_ports, nat_on_own);
     rules
@@ -105,7 +112,7 @@ fn own_addresses(mirror: &Records) -> Vec<IpAddr> {
 mod tests {
     use super::*;
     use sluice_core::packet::PortId;
-    use sluice_core::tables::record::{Frontend, FrontendKey, Port};
+    use sluice_core::tables::record::{Ends, Frontend, FrontendKey, Port};
 
     fn records(changes: Vec<Change>) -> Records {
         changes.into_iter().map(|change| (change.key(), change)).collect()
@@ -135,5 +142,18 @@ mod tests {
         assert_eq!(rules.prefixes.get(&Rule::new(service, 32)), Some(&TO));
         assert_eq!(rules.prefixes.get(&Rule::new(guarded.addr, 24)), Some(&(TO | FROM)));
         assert_eq!(rules.ports, vec![(30000, 32767)]);
+    }
+
+    #[test]
+    fn tunnels_that_end_here_are_ours_at_the_nodes_own_addresses_too() {
+        let own: IpAddr = "192.0.2.1".parse().unwrap();
+        let prefix = |text: &str, len| Prefix { addr: text.parse().unwrap(), len };
+        let ends = vec![prefix("192.0.2.1", 32), prefix("10.244.0.0", 24)];
+        let tunnels = Ends { addresses: ends, peers: vec![prefix("192.0.2.5", 32)] };
+        let control = records(vec![Change::Settings(Settings { tunnels, ..Settings::default() })]);
+        let port = Port { addresses: vec![prefix("192.0.2.1", 24)], ..Port::default() };
+        let rules = rules(&control, &records(vec![Change::Port(PortId(0), Some(port))]), &[]);
+        assert_eq!(rules.prefixes.get(&Rule::new(own, 32)), Some(&(OWN | TUNNEL)));
+        assert_eq!(rules.prefixes.get(&Rule::new("10.244.0.0".parse().unwrap(), 24)), Some(&TO));
     }
 }

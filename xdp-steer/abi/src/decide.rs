@@ -53,7 +53,7 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
                     return Some(false);
                 }
                 let l4 = l3 + (frame.byte(l3)? as usize & 0x0f) * 4;
-                return own_port(frame, rules, frame.byte(l3 + 9)?, l4);
+                return own(frame, rules, flags, frame.byte(l3 + 9)?, l4);
             }
             // 224.0.0.0 and above: multicast, reserved, broadcast.
             let link = u32::from_be(destination) >= 0xe000_0000;
@@ -65,7 +65,7 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
             let flags = rules.find(destination).unwrap_or(0);
             if flags & super::layout::OWN != 0 {
                 // Behind extension headers nobody looks: such packets to the node itself are the kernel's.
-                return own_port(frame, rules, frame.byte(l3 + 6)?, l3 + 40);
+                return own(frame, rules, flags, frame.byte(l3 + 6)?, l3 + 40);
             }
             // Questions of the link about its neighbours are the kernel's even for addresses of services: forwarded they
             // are void, and whoever announces such an address hears them there.
@@ -93,6 +93,25 @@ fn by_address(rules: &impl Rules, flags: u32, link: bool, source: [u32; 4]) -> b
         return true;
     }
     !link && rules.find(source).is_some_and(|flags| flags & super::layout::FROM != 0)
+}
+
+/// IP in IP, and where Geneve is at home.
+const IPIP: u8 = 4;
+const IP6IP: u8 = 41;
+const GENEVE_PORT: u16 = 6081;
+
+/// To the node's own address: a tunnel that ends here, or one of our ports?
+#[inline(always)]
+fn own(frame: &impl Frame, rules: &impl Rules, flags: u32, proto: u8, l4: usize) -> Option<bool> {
+    if flags & super::layout::TUNNEL != 0 {
+        if proto == IPIP || proto == IP6IP {
+            return Some(true);
+        }
+        if proto == 17 && frame.word(l4 + 2)? == GENEVE_PORT {
+            return Some(true);
+        }
+    }
+    own_port(frame, rules, proto, l4)
 }
 
 /// TCP, UDP or SCTP to one of the port ranges that are ours?

@@ -28,6 +28,8 @@ pub const TO: u32 = 1;
 pub const FROM: u32 = 2;
 /// The node's own address: only the ports in [`PORTS`] are ours, all else is the kernel's.
 pub const OWN: u32 = 4;
+/// With [`OWN`]: tunnels to this address (IP in IP, Geneve) are ours as well.
+pub const TUNNEL: u32 = 8;
 
 /// Key of the trie.
 #[allow(missing_debug_implementations, reason = "compiled into the XDP program, which prints nothing")]

@@ -11,11 +11,13 @@ use crate::packet::Packet;
 use crate::parse::{ACK, Headers, Kind, SYN, TCP};
 use crate::rewrite;
 use crate::state::conntrack::{FlowRef, InsertError, NewFlow, Place};
-use crate::state::flow::{AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TRANSLATED, WRAPPED};
+use crate::state::flow::{
+    AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
+};
 use crate::state::{nat, tcp::TcpState};
 use crate::tables::egress::Source;
 use crate::tables::nexthop::Hop;
-use crate::tables::ownership;
+use crate::tables::ownership::{self, Owner};
 use crate::tables::policy::Decision;
 use crate::tables::record::{Backend, BackendId, Dispatch, Forwarding, Reach, RuleId, ServiceId};
 use crate::tables::service::{Balanced, Match};
@@ -34,12 +36,12 @@ pub(crate) struct Judgement {
 
 /// The backend that was chosen, and for what.
 #[derive(Clone, Copy, Debug)]
-struct Choice {
-    service: ServiceId,
-    backend: BackendId,
-    how: Forwarding,
+pub(crate) struct Choice {
+    pub service: ServiceId,
+    pub backend: BackendId,
+    pub how: Forwarding,
     /// Who is sent its packets.
-    end: Ipv6Addr,
+    pub end: Ipv6Addr,
 }
 
 impl Choice {
@@ -76,7 +78,8 @@ impl<S: EventSink> Turn<'_, S> {
         self.is_for_others(&to, choice)?;
         // Replies of such a flow say nothing to us, so its beginning does not, either: another gateway may have seen it.
         let direct = choice.is_some_and(|choice| choice.dispatch().is_some());
-        let pickup = self.state.config.pickup || direct;
+        let one_sided = direct || self.told.is_some();
+        let pickup = self.state.config.pickup || one_sided;
         opens_a_flow(headers, pickup).map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
         let judgement = self.judge(&headers.key, &to, policy_port(headers, &to));
         if let Some(reason) = judgement.refused {
@@ -87,9 +90,14 @@ impl<S: EventSink> Turn<'_, S> {
             self.way(packet, headers, &FlowKey { dst: end, ..to }, place)?;
             return self.remember(headers, headers.key, choice, &judgement, NO_HOP);
         }
-        self.either_may_open(headers, &to)?;
+        if !one_sided {
+            self.either_may_open(headers, &to)?;
+        }
         let hop = self.way(packet, headers, &to, place)?;
-        self.translate_source(packet, headers, &mut to, choice, place)?;
+        // (The client of a tunnel is to be seen.)
+        if self.told.is_none() {
+            self.translate_source(packet, headers, &mut to, choice, place)?;
+        }
         self.remember(headers, to, choice, &judgement, hop)
     }
 
@@ -98,7 +106,7 @@ impl<S: EventSink> Turn<'_, S> {
         if self.tables.generation == 0 {
             return Err(self.refuse(&headers.key, None, DropReason::NotReady));
         }
-        if self.tables.settings.workers <= 1 {
+        if self.tables.settings.workers <= 1 || self.told.is_some() {
             return Ok(());
         }
         self.owned_here(packet, &headers.key)
@@ -106,7 +114,11 @@ impl<S: EventSink> Turn<'_, S> {
 
     /// Hand a packet of this key to its owner, if that is somebody else.
     pub(crate) fn owned_here(&self, packet: &Packet<'_>, key: &FlowKey) -> Result<(), Fate> {
-        let (me, owner) = (self.state.config.worker, self.tables.owner(key));
+        self.owned_by(packet, self.tables.owner(key))
+    }
+
+    pub(crate) fn owned_by(&self, packet: &Packet<'_>, owner: Owner) -> Result<(), Fate> {
+        let me = self.state.config.worker;
         let last = owner.second.unwrap_or(owner.first);
         if packet.handed == 0 && owner.first != me {
             return Err(Fate::HandOver(owner.first));
@@ -137,7 +149,11 @@ impl<S: EventSink> Turn<'_, S> {
     ) -> Result<(FlowKey, Option<Choice>), Fate> {
         let key = &headers.key;
         let services = &self.tables.services;
-        let (id, service) = match services.lookup(key, self.tables.ipcache.lookup(key.src, key.v4)) {
+        let source = self.tables.ipcache.lookup(key.src, key.v4);
+        if let Some(told) = self.told {
+            return self.chosen_elsewhere(headers, source, told);
+        }
+        let (id, service) = match services.lookup(key, source) {
             Match::None => return Ok((*key, None)),
             Match::Service(id, service) => (id, service),
             Match::Refused(_) if headers.kind == (Kind::IcmpQuery { reply: false }) => {
@@ -372,6 +388,11 @@ impl<S: EventSink> Turn<'_, S> {
             Some(Dispatch::Option) => WRAPPED,
             Some(Dispatch::Geneve) => WRAPPED | IN_GENEVE,
             Some(Dispatch::Ipip) => WRAPPED | IN_IP,
+        };
+        flags |= match self.told {
+            None => 0,
+            Some(told) if told.geneve => TOLD | IN_GENEVE,
+            Some(_) => TOLD | IN_IP,
         };
         // One packet in the middle of a connection that we see only one side of proves nothing yet.
         let opens = headers.tcp_flags & SYN != 0 || flags & WRAPPED != 0;

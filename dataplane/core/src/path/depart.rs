@@ -5,13 +5,17 @@ use super::established::NO_HOP;
 use crate::emit::Error;
 use crate::event::{EventKind, EventSink};
 use crate::packet::{Packet, PortId};
-use crate::parse::Headers;
+use crate::parse::{Headers, SYN};
 use crate::rewrite;
 use crate::state::conntrack::FlowRef;
-use crate::state::flow::TRANSLATED;
+use crate::state::flow::{TOLD, TRANSLATED, WRAPPED};
 use crate::tables::nexthop::Hop;
 use crate::tables::record::NextHop;
 use crate::verdict::{DropReason, Fate};
+use crate::wrap;
+
+/// Nobody is told to send less: it would cost more headers than data.
+const LEAST_MSS: u16 = 88;
 
 impl<S: EventSink> Turn<'_, S> {
     #[inline]
@@ -34,6 +38,7 @@ impl<S: EventSink> Turn<'_, S> {
             return self.answer(packet, headers, Error::TooBig(hop.mtu), DropReason::FragmentationNeeded);
         }
         let Some(port) = self.tables.routing.port(hop.port) else { return self.unroutable(packet, headers) };
+        self.clamp_mss(packet, headers, flow, hop.mtu);
         let (len, is_reply) = (packet.len(), flow.is_reply());
         let (hot, cold) = self.state.flows.parts(flow);
         hot.count(cold, is_reply, len);
@@ -50,6 +55,18 @@ impl<S: EventSink> Turn<'_, S> {
             self.tell(EventKind::Packet, flow);
         }
         Fate::Forward(hop.port)
+    }
+
+    /// Where one direction of a connection goes by a tunnel, neither side shall send what does not fit there.
+    pub(crate) fn clamp_mss(&self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef, mtu: u16) {
+        let hot = self.state.flows.hot(flow);
+        if headers.tcp_flags & SYN == 0 || !self.tables.settings.clamp_mss || !hot.is(WRAPPED | TOLD) {
+            return;
+        }
+        let v4 = headers.key.v4;
+        let fixed = if v4 { 20 + 20 } else { 40 + 20 };
+        let most = mtu.saturating_sub(wrap::most_overhead(hot.told_by(), v4)).saturating_sub(fixed);
+        rewrite::clamp_mss(packet.bytes_mut(), headers, most.max(LEAST_MSS));
     }
 
     /// The flow's next hop in this direction, found anew if it has none. `Err(None)`: there is no way.

@@ -93,7 +93,7 @@ impl<S: EventSink> Turn<'_, S> {
     }
 
     #[cold]
-    fn start_anew(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
+    pub(crate) fn start_anew(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
         self.tell(EventKind::End, flow);
         self.state.flows.remove(flow);
         self.state.counters.flows_ended += 1;

@@ -11,7 +11,7 @@ use crate::checksum::fold64;
 use crate::event::EventSink;
 use crate::flow_key::FlowKey;
 use crate::packet::{Packet, PortId};
-use crate::parse::{ACK, ETHERNET, FIN, Headers, Kind, RST, SYN, TCP, UDP};
+use crate::parse::{ETHERNET, FIN, Headers, Kind, RST, SYN, TCP, UDP};
 use crate::state::conntrack::{FlowRef, Place};
 use crate::state::flow::{self, REPLIED, TRANSLATED};
 use crate::tables::nexthop::Adjacency;
@@ -218,7 +218,8 @@ impl<S: EventSink> Turn<'_, S> {
         }
         let is_reply = flow.is_reply();
         let hot = self.state.flows.hot(flow);
-        let opens = glance.tcp_flags & (SYN | ACK) == SYN && glance.proto == TCP;
+        // What opens a connection, or answers that.
+        let opens = glance.tcp_flags & SYN != 0;
         let adjacency = *self.tables.routing.adjacency(hot.hop(is_reply))?;
         let ordinary = hot.generation == self.tables.generation
             && !opens

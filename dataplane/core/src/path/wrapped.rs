@@ -50,6 +50,7 @@ impl<S: EventSink> Turn<'_, S> {
         if headers.end - headers.l3 > room {
             return self.answer(packet, headers, Error::TooBig(room), DropReason::FragmentationNeeded);
         }
+        self.clamp_mss(packet, headers, flow, way.hop.mtu);
         let len = packet.len();
         let (hot, cold) = self.state.flows.parts(flow);
         hot.count(cold, false, len);

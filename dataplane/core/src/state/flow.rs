@@ -39,6 +39,8 @@ pub const WRAPPED: u16 = 128;
 pub const IN_GENEVE: u16 = 256;
 /// … in plain IP.
 pub const IN_IP: u16 = 512;
+/// Its client's packets came in a tunnel (in Geneve or in IP, as above); replies go out without.
+pub const TOLD: u16 = 1024;
 
 /// What every packet of the flow reads and writes: one cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,12 +92,16 @@ impl Hot {
 
     /// How the backend is told, if it answers directly.
     pub fn dispatch(&self) -> Option<Dispatch> {
-        let how = match (self.is(IN_IP), self.is(IN_GENEVE)) {
+        self.is(WRAPPED).then(|| self.told_by())
+    }
+
+    /// The form of what is told, by us or to us.
+    pub fn told_by(&self) -> Dispatch {
+        match (self.is(IN_IP), self.is(IN_GENEVE)) {
             (true, _) => Dispatch::Ipip,
             (false, true) => Dispatch::Geneve,
             (false, false) => Dispatch::Option,
-        };
-        self.is(WRAPPED).then_some(how)
+        }
     }
 
     pub fn tcp(&self) -> TcpState {

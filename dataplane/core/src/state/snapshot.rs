@@ -2,7 +2,9 @@
 
 use super::State;
 use super::conntrack::{FlowRef, InsertError, NewFlow};
-use super::flow::{AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, REPLIED, SERVICE, SOURCE, TRANSLATED, WRAPPED};
+use super::flow::{
+    AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, REPLIED, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
+};
 use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
 use crate::rewrite;
@@ -26,7 +28,7 @@ pub struct FlowRecord {
 }
 
 /// Flags that mean the same in another process.
-const LASTING: u16 = TRANSLATED | REPLIED | AUDIT | SERVICE | SOURCE | WRAPPED | IN_GENEVE | IN_IP;
+const LASTING: u16 = TRANSLATED | REPLIED | AUDIT | SERVICE | SOURCE | WRAPPED | IN_GENEVE | IN_IP | TOLD;
 
 impl State {
     pub fn export(&self, flow: FlowRef, now: Now) -> FlowRecord {

@@ -62,10 +62,9 @@ impl TcpState {
     #[inline]
     #[must_use]
     pub const fn after_alone(self, flags: u8) -> Self {
-        match self.after(flags, false) {
-            Self::SynSent if flags & SYN == 0 && flags & ACK != 0 => Self::Established,
-            state => state,
-        }
+        let next = self.after(flags, false);
+        let answered = matches!(next, Self::SynSent) && flags & (SYN | ACK) == ACK;
+        if answered { Self::Established } else { next }
     }
 
     /// Nobody confirmed yet that both ends exist: first to go when the table is full.

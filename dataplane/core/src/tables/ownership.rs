@@ -46,7 +46,27 @@ impl Tables {
             (true, false) => sole(client(key.dst, key.dport)),
             (false, true) => sole(client(key.src, key.sport)),
             (true, true) => Owner { first: client(key.dst, key.dport), second: Some(pick(both, workers)) },
-            (false, false) => sole(pick(both, workers)),
+            (false, false) => self.by_guard(key).unwrap_or_else(|| sole(pick(both, workers))),
+        }
+    }
+}
+
+impl Tables {
+    /// The owner of a client's flow, known by the client alone.
+    pub(crate) fn owner_of_client(&self, key: &FlowKey) -> Owner {
+        sole(pick(half(key.src, key.sport), self.settings.workers.max(1)))
+    }
+
+    /// Where tunnels end, services are others' to know: what we guard is a server, and the other side its client.
+    fn by_guard(&self, key: &FlowKey) -> Option<Owner> {
+        if !self.tunnels.are_open() {
+            return None;
+        }
+        let guards = |ip: Ipv6Addr| self.guarded.contains(ip, key.v4);
+        match (guards(key.src), guards(key.dst)) {
+            (true, false) => Some(self.owner_of_client(&key.reverse())),
+            (false, true) => Some(self.owner_of_client(key)),
+            (true, true) | (false, false) => None,
         }
     }
 }

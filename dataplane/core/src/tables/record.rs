@@ -244,6 +244,17 @@ pub struct Settings {
     /// Tunnels to backends that answer directly come from these prefixes, a source for each flow, so that the receiver
     /// spreads them over its queues. Where there is none, they come from the port's own address.
     pub tunnel_sources: Vec<Prefix>,
+    /// Tunnels that end here.
+    pub tunnels: Ends,
+    /// Connections by tunnels are told to send no segment that would not fit.
+    pub clamp_mss: bool,
+}
+
+/// Tunnels of other gateways that we open: to these addresses, from these peers. None unless both are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ends {
+    pub addresses: Vec<Prefix>,
+    pub peers: Vec<Prefix>,
 }
 
 impl Default for Settings {
@@ -257,6 +268,8 @@ impl Default for Settings {
             guarded: Vec::new(),
             hash_seed: super::maglev::DEFAULT_SEEDS,
             tunnel_sources: Vec::new(),
+            tunnels: Ends::default(),
+            clamp_mss: false,
         }
     }
 }
