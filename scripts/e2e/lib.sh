@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-BIN=$PWD/target/lab
+BIN=${SLUICE_BIN:-$PWD/target/lab}
 E2E=$PWD/scripts/e2e
 LAB=sl-$(basename "$0" .sh | tr -dc 'a-z0-9' | cut -c1-8)-$$
 DIR=$(mktemp -d "/tmp/$LAB.XXXX")

@@ -200,6 +200,17 @@ fn devices(dataplane: &Value, families: &mut Vec<Family>) {
         }
     }
     families.push(steered);
+    for (name, field, help) in SOCKETS {
+        let mut family = Family::counter(name, help);
+        for device in dataplane["devices"].as_array().into_iter().flatten() {
+            for socket in device["sockets"].as_array().into_iter().flatten() {
+                let queue = socket["queue"].to_string();
+                let labels = [("device", device["name"].as_str().unwrap_or_default()), ("queue", &*queue)];
+                family = family.with(&labels, socket[field].as_u64().unwrap_or(0));
+            }
+        }
+        families.push(family);
+    }
 }
 
 /// Service addresses on each link, by where we stand with them.
@@ -214,6 +225,19 @@ fn announced(dataplane: &Value, families: &mut Vec<Family>) {
         family.with(&[("device", device), ("standing", standing)], count)
     }));
 }
+
+/// Counters of AF_XDP sockets: name, field in the status, help. The last six are the kernel's own.
+const SOCKETS: [(&str, &str, &str); 9] = [
+    ("sluice_socket_sent", "sent", "Frames put into the transmit ring."),
+    ("sluice_socket_send_failed", "send_failed", "Frames that found no room in the transmit ring."),
+    ("sluice_socket_large_lost", "large_lost", "Frames in several pieces that found no buffer."),
+    ("sluice_socket_rx_dropped", "rx_dropped", "Received frames that the kernel could not deliver."),
+    ("sluice_socket_rx_invalid_descs", "rx_invalid_descs", "Wrong descriptors in the fill ring."),
+    ("sluice_socket_tx_invalid_descs", "tx_invalid_descs", "Wrong descriptors in the transmit ring."),
+    ("sluice_socket_rx_ring_full", "rx_ring_full", "Received frames that found the receive ring full."),
+    ("sluice_socket_rx_fill_ring_empty", "rx_fill_ring_empty_descs", "Times that the fill ring was empty."),
+    ("sluice_socket_tx_ring_empty", "tx_ring_empty_descs", "Times that the transmit ring was empty."),
+];
 
 #[cfg(test)]
 mod tests {

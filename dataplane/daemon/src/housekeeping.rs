@@ -19,14 +19,14 @@ use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::tables::record::{Change, Prefix, Records, diff, merge};
 use sluice_core::time::Now;
 use sluice_feed::message::{Answer, Question, ToControl};
-use sluice_feed::settings::{AttachMode, DataplaneSettings};
+use sluice_feed::settings::DataplaneSettings;
 use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
-use sluice_steer::{OnFailure, Steer};
 
 use crate::announce::Announcer;
 use crate::clock::Clock;
 use crate::control::{Connection, Delivery, Request};
+use crate::devices::Devices;
 use crate::mirror::Mirror;
 use crate::snapshot::{self, EVERY, PICKUP};
 use crate::watching::{Asked, Watching};
@@ -59,7 +59,7 @@ pub struct Housekeeping {
     generation: u64,
     publisher: Publisher,
     workers: Vec<Running>,
-    steers: Vec<Option<Steer>>,
+    devices: Devices,
     rules: steering::Rules,
     asked: HashMap<Wanted, Now>,
     announcer: Announcer,
@@ -98,7 +98,7 @@ impl Housekeeping {
         let listener = listen(&settings.socket, &poll)?;
         let news: RawFd = mirror.news();
         poll.registry().register(&mut SourceFd(&news), NEWS, Interest::READABLE)?;
-        let steers = settings.interfaces.iter().map(|_| None).collect();
+        let devices = Devices::new(&settings, &mirror.devices);
         let mut house = Self {
             always,
             clock,
@@ -111,7 +111,7 @@ impl Housekeeping {
             generation: 0,
             publisher,
             workers,
-            steers,
+            devices,
             rules: steering::Rules::default(),
             asked: HashMap::new(),
             announcer: Announcer::new(&settings.interfaces),
@@ -126,7 +126,7 @@ impl Housekeeping {
             picking_up: true,
             settings,
         };
-        house.attach_all()?;
+        house.devices.attach_all(&house.mirror.devices, &house.workers, &house.rules)?;
         house.take_mirror(mirrored);
         house.report(flows.len());
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
@@ -167,7 +167,7 @@ impl Housekeeping {
         self.write_flows(now);
         if now.0.saturating_sub(self.looked_at.0) > LOOK_AGAIN {
             self.looked_at = now;
-            self.look_for_devices();
+            self.follow_devices();
             drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog]));
         }
         if now.0.saturating_sub(self.reminded_at.0) > REMIND {
@@ -182,68 +182,6 @@ impl Housekeeping {
         }
         if let Some(control) = &mut self.control {
             control.flush();
-        }
-    }
-
-    /// Put the XDP program on every device that is there.
-    fn attach_all(&mut self) -> Result<()> {
-        for index in 0..self.steers.len() {
-            if self.mirror.devices[index].is_some() {
-                self.attach(index)?;
-            } else {
-                tracing::warn!(
-                    "there is no interface {}; waiting for it",
-                    self.settings.interfaces[index].name
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn attach(&mut self, index: usize) -> Result<()> {
-        let interface = &self.settings.interfaces[index];
-        let on_failure = if self.settings.on_failure_pass { OnFailure::Pass } else { OnFailure::Drop };
-        ensure_bpf_fs(&self.settings.pins)?;
-        let mut steer = Steer::open(&interface.name, &self.settings.pins, on_failure)?;
-        for (name, queue, socket) in self.workers.iter().flat_map(Running::sockets) {
-            if name == interface.name {
-                steer.register(queue, socket)?;
-            }
-        }
-        // What an earlier process left stays ours until control says otherwise.
-        if !self.rules.prefixes.is_empty() {
-            steer.set_rules(&self.rules.prefixes)?;
-            steer.set_ports(&self.rules.ports)?;
-        }
-        steer.attach(interface.mode == AttachMode::Native)?;
-        let (mode, reason) = steer.mode();
-        match reason {
-            None => tracing::info!("{}: {} XDP", interface.name, mode.name()),
-            Some(reason) => tracing::warn!("{}: {} XDP, because {reason}", interface.name, mode.name()),
-        }
-        self.steers[index] = Some(steer);
-        Ok(())
-    }
-
-    /// A device that went away and came back gets its program and sockets again.
-    fn look_for_devices(&mut self) {
-        for index in 0..self.steers.len() {
-            let there = self.mirror.devices[index].is_some();
-            match (there, self.steers[index].is_some()) {
-                (false, true) => {
-                    let name = self.settings.interfaces[index].name.clone();
-                    tracing::warn!("{name} is gone");
-                    if let Some(steer) = self.steers[index].take() {
-                        drop(steer.detach());
-                    }
-                }
-                (true, false) => {
-                    if let Err(error) = self.attach(index) {
-                        tracing::warn!("{}: {error:#}", self.settings.interfaces[index].name);
-                    }
-                }
-                _ => {}
-            }
         }
     }
 
@@ -346,6 +284,11 @@ impl Housekeeping {
             Ok(records) => self.take_mirror(records),
             Err(error) => tracing::warn!("cannot read the kernel's tables: {error}"),
         }
+        self.follow_devices();
+    }
+
+    fn follow_devices(&mut self) {
+        self.devices.follow(&self.mirror.devices, &mut self.workers, &self.rules);
     }
 
     fn take_mirror(&mut self, records: Records) {
@@ -371,23 +314,17 @@ impl Housekeeping {
         if rules == self.rules {
             return;
         }
-        for steer in self.steers.iter_mut().flatten() {
-            let set = steer.set_rules(&rules.prefixes).and_then(|()| steer.set_ports(&rules.ports));
-            if let Err(error) = set {
-                tracing::error!("{}: {error}", steer.interface());
-            }
-        }
+        self.devices.set_rules(&rules);
         self.rules = rules;
     }
 
     fn answer(&mut self, id: u32, question: Question) {
         let answer = match question {
             Question::Status => {
-                let names: Vec<String> = self.settings.interfaces.iter().map(|i| i.name.clone()).collect();
                 let seconds = self.clock.now().0 / Now::SECOND;
                 let tables = self.publisher.current();
                 let mut status =
-                    status::status(seconds, self.generation, &tables, &self.workers, &self.steers, &names);
+                    status::status(seconds, self.generation, &tables, &self.workers, &self.devices);
                 status["announced"] = self.announcer.show();
                 Answer::Status(status.to_string())
             }
@@ -501,11 +438,7 @@ impl Housekeeping {
                 tracing::warn!("cannot write flows to {}: {error}", path.display());
             }
         }
-        for steer in self.steers.drain(..).flatten() {
-            if let Err(error) = steer.detach() {
-                tracing::warn!("{error}");
-            }
-        }
+        self.devices.detach_all();
         self.workers.iter_mut().for_each(Running::stop);
         drop(std::fs::remove_file(&self.settings.socket));
         Ok(())
@@ -524,22 +457,6 @@ fn listen(path: &PathBuf, poll: &Poll) -> Result<UnixListener> {
         .with_context(|| format!("cannot listen on {} (is another sluiced running?)", path.display()))?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     Ok(listener)
-}
-
-/// Bare machines have /sys/fs/bpf, but nothing mounted there.
-fn ensure_bpf_fs(pins: &std::path::Path) -> Result<()> {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let root = std::path::Path::new("/sys/fs/bpf");
-    if !pins.starts_with(root) || mounts.lines().any(|line| line.split(' ').nth(1) == root.to_str()) {
-        return Ok(());
-    }
-    let status = std::process::Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status();
-    anyhow::ensure!(
-        status.is_ok_and(|status| status.success()),
-        "no BPF file system at {}; mount it: mount -t bpf bpf /sys/fs/bpf",
-        root.display()
-    );
-    Ok(())
 }
 
 fn prefix(text: &str) -> Result<Prefix> {

@@ -3,6 +3,7 @@
 mod announce;
 mod clock;
 mod control;
+mod devices;
 mod housekeeping;
 mod mirror;
 mod snapshot;

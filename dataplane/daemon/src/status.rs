@@ -5,7 +5,9 @@ use sluice_core::tables::Tables;
 use sluice_run::worker::Shown;
 use sluice_steer::Steer;
 use sluice_xsk::Copy;
+use sluice_xsk::io::Report;
 
+use crate::devices::Devices;
 use crate::workers::Running;
 
 pub fn status(
@@ -13,9 +15,10 @@ pub fn status(
     generation: u64,
     tables: &Tables,
     workers: &[Running],
-    steers: &[Option<Steer>],
-    names: &[String],
+    devices: &Devices,
 ) -> Value {
+    let reports: Vec<Report> = workers.iter().flat_map(Running::reports).collect();
+    let device = |(name, steer)| device(name, steer, workers, &reports);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": seconds,
@@ -29,12 +32,12 @@ pub fn status(
             "services": tables.services.len(),
             "routes": tables.routing.routes(),
         },
-        "devices": names.iter().zip(steers).map(|(name, steer)| device(name, steer.as_ref(), workers)).collect::<Vec<_>>(),
+        "devices": devices.programs().map(device).collect::<Vec<_>>(),
         "workers": workers.iter().map(worker).collect::<Vec<_>>(),
     })
 }
 
-fn device(name: &str, steer: Option<&Steer>, workers: &[Running]) -> Value {
+fn device(name: &str, steer: Option<&Steer>, workers: &[Running], reports: &[Report]) -> Value {
     let sockets: Vec<_> = workers.iter().flat_map(|w| &w.attached).filter(|a| a.name == name).collect();
     let Some(steer) = steer else { return json!({"name": name, "mode": "absent", "queues": 0}) };
     let (mode, reason) = steer.mode();
@@ -51,6 +54,24 @@ fn device(name: &str, steer: Option<&Steer>, workers: &[Running]) -> Value {
         "passed": outcomes.passed,
         "failed_closed": outcomes.failed_closed,
         "failed_open": outcomes.failed_open,
+        "sockets": reports.iter().filter(|report| report.name == name).map(socket).collect::<Vec<_>>(),
+    })
+}
+
+/// What a socket sent and lost, by our own count and by the kernel's six.
+fn socket(report: &Report) -> Value {
+    let kernel = report.kernel.unwrap_or_default();
+    json!({
+        "queue": report.queue,
+        "sent": report.sent,
+        "send_failed": report.send_failed,
+        "large_lost": report.large_lost,
+        "rx_dropped": kernel.rx_dropped,
+        "rx_invalid_descs": kernel.rx_invalid_descs,
+        "tx_invalid_descs": kernel.tx_invalid_descs,
+        "rx_ring_full": kernel.rx_ring_full,
+        "rx_fill_ring_empty_descs": kernel.rx_fill_ring_empty_descs,
+        "tx_ring_empty_descs": kernel.tx_ring_empty_descs,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rtrb::{Consumer, RingBuffer};
@@ -13,8 +14,8 @@ use sluice_feed::settings::{DataplaneSettings, Polling};
 use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
 use sluice_run::ring::{EventReceiver, events, exchanges};
-use sluice_run::worker::{Handle, Idle, Worker};
-use sluice_xsk::io::{Attached, Config, Device, XskIo};
+use sluice_run::worker::{Handle, Idle, IoHandle, Worker};
+use sluice_xsk::io::{Attached, Config, Device, Report, XskIo};
 
 use crate::clock::Clock;
 
@@ -23,6 +24,8 @@ const EVENT_RING: usize = 16_384;
 /// Packets between two workers.
 const HANDOVER_RING: usize = 256;
 const WANTED_RING: usize = 256;
+/// A worker that does not answer within this is stuck.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Flows given out between two turns.
 const EXPORT_PIECE: usize = 1024;
 
@@ -30,6 +33,7 @@ const EXPORT_PIECE: usize = 1024;
 #[derive(Debug)]
 pub struct Running {
     pub handle: Handle,
+    io: IoHandle<XskIo>,
     pub events: EventReceiver,
     pub wanted: Consumer<Wanted>,
     pub attached: Vec<Attached>,
@@ -63,7 +67,7 @@ pub fn start(
         let (ask, wanted) = RingBuffer::new(WANTED_RING);
         let mut worker =
             Worker::new(io, state, publisher.subscribe(), sender, exchange, ask, idle(settings.polling));
-        let handle = worker.handle();
+        let (handle, io) = (worker.handle(), worker.io_handle());
         let core = cores.get(usize::from(index)).copied();
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             if let Some(core) = core {
@@ -73,6 +77,7 @@ pub fn start(
         })?;
         running.push(Running {
             handle,
+            io,
             events: receiver,
             wanted,
             attached,
@@ -131,6 +136,27 @@ impl Running {
     /// The sockets for the XDP programs' maps: device, queue, socket.
     pub fn sockets(&self) -> impl Iterator<Item = (&str, u32, RawFd)> {
         self.attached.iter().map(|attached| (attached.name.as_str(), attached.queue, attached.fd))
+    }
+
+    /// The device with this number is gone.
+    pub fn close(&mut self, device: usize) {
+        let left = self.io.ask(PATIENCE, move |io| {
+            io.close(device);
+            io.attached()
+        });
+        self.attached = left.unwrap_or_default();
+    }
+
+    /// The device with this number is there, and new.
+    pub fn reopen(&mut self, device: usize) -> Result<()> {
+        let opened = self.io.ask(PATIENCE, move |io| io.reopen(device));
+        self.attached = opened.context("a worker does not answer")?.context("cannot open AF_XDP sockets")?;
+        Ok(())
+    }
+
+    /// How its sockets fare; empty if it does not answer in time.
+    pub fn reports(&self) -> Vec<Report> {
+        self.io.ask(PATIENCE, |io| io.reports()).unwrap_or_default()
     }
 
     pub fn stop(&mut self) {

@@ -48,38 +48,91 @@ impl EventReceiver {
 }
 
 /// Largest frame that can be handed over.
-pub const HANDED_BYTES: usize = 4096 - 8;
+pub const HANDED_BYTES: usize = 16_128;
+/// What the rings have room for, in packets of this size; small ones take less.
+const ORDINARY: usize = 2048;
+/// Before each packet's bytes: their number, the device, how often it was handed on.
+const HEADER: usize = 5;
 
-/// A packet on its way to another worker: a copy, since each worker has memory of its own.
-#[derive(Clone, Debug)]
-pub struct Handed {
+/// A packet from another worker: a copy, since each worker has memory of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Handed<'a> {
+    pub bytes: &'a [u8],
     pub device: u16,
     pub handed: u8,
-    len: u16,
-    bytes: [u8; HANDED_BYTES],
 }
 
-impl Handed {
-    pub fn new(bytes: &[u8], device: u16, handed: u8) -> Option<Self> {
-        let mut copy =
-            Self { device, handed, len: u16::try_from(bytes.len()).ok()?, bytes: [0; HANDED_BYTES] };
-        copy.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(copy)
-    }
+/// The end that hands over. Packets lie in the ring one behind the other, each as long as it is.
+#[derive(Debug)]
+pub struct HandSender(Producer<u8>);
 
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+impl HandSender {
+    /// False: there is no room, or the frame is too large.
+    pub fn push(&mut self, packet: Handed<'_>) -> bool {
+        let Some(len) =
+            u16::try_from(packet.bytes.len()).ok().filter(|len| usize::from(*len) <= HANDED_BYTES)
+        else {
+            return false;
+        };
+        let Ok(mut chunk) = self.0.write_chunk(HEADER + usize::from(len)) else { return false };
+        let (len, device) = (len.to_le_bytes(), packet.device.to_le_bytes());
+        let header = [len[0], len[1], device[0], device[1], packet.handed];
+        let (first, second) = chunk.as_mut_slices();
+        let mut room = [first, second];
+        fill(&mut room, &header);
+        fill(&mut room, packet.bytes);
+        chunk.commit_all();
+        true
+    }
+}
+
+/// Copy into the first room that is left in the two pieces of a ring, and leave what is behind.
+fn fill(room: &mut [&mut [u8]; 2], bytes: &[u8]) {
+    let mut bytes = bytes;
+    for piece in room {
+        let most = piece.len().min(bytes.len());
+        let (now, later) = std::mem::take(piece).split_at_mut(most);
+        now.copy_from_slice(&bytes[..most]);
+        (*piece, bytes) = (later, &bytes[most..]);
+    }
+}
+
+/// The end that gets packets.
+#[derive(Debug)]
+pub struct HandReceiver {
+    ring: Consumer<u8>,
+    packet: Vec<u8>,
+}
+
+impl HandReceiver {
+    /// The oldest packet.
+    pub fn pop(&mut self) -> Option<Handed<'_>> {
+        let chunk = self.ring.read_chunk(HEADER).ok()?;
+        let (first, second) = chunk.as_slices();
+        let mut header = [0; HEADER];
+        header.iter_mut().zip(first.iter().chain(second)).for_each(|(to, from)| *to = *from);
+        chunk.commit_all();
+        let len = usize::from(u16::from_le_bytes([header[0], header[1]]));
+        // The sender commits header and bytes at once.
+        let chunk = self.ring.read_chunk(len).ok()?;
+        let (first, second) = chunk.as_slices();
+        self.packet.clear();
+        self.packet.extend_from_slice(first);
+        self.packet.extend_from_slice(second);
+        chunk.commit_all();
+        let device = u16::from_le_bytes([header[2], header[3]]);
+        Some(Handed { bytes: &self.packet, device, handed: header[4] })
     }
 }
 
 /// One worker's connections to all others: `to[w]` and `from[w]`; nothing to itself.
 #[derive(Debug, Default)]
 pub struct Exchange {
-    pub to: Vec<Option<Producer<Handed>>>,
-    pub from: Vec<Consumer<Handed>>,
+    pub to: Vec<Option<HandSender>>,
+    pub from: Vec<HandReceiver>,
 }
 
-/// Connections between all of `workers`, each with room for `capacity` packets.
+/// Connections between all of `workers`, each with room for `capacity` ordinary packets.
 pub fn exchanges(workers: usize, capacity: usize) -> Vec<Exchange> {
     let mut all: Vec<Exchange> = (0..workers).map(|_| Exchange::default()).collect();
     for from in 0..workers {
@@ -87,11 +140,45 @@ pub fn exchanges(workers: usize, capacity: usize) -> Vec<Exchange> {
             if from == to {
                 all[from].to.push(None);
             } else {
-                let (producer, consumer) = RingBuffer::new(capacity);
-                all[from].to.push(Some(producer));
-                all[to].from.push(consumer);
+                let (sender, ring) = RingBuffer::new(capacity * ORDINARY + HANDED_BYTES);
+                all[from].to.push(Some(HandSender(sender)));
+                all[to].from.push(HandReceiver { ring, packet: Vec::with_capacity(HANDED_BYTES) });
             }
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_of_all_sizes_arrive_whole_and_in_order_across_the_rings_end() {
+        let mut exchanges = exchanges(2, 1);
+        let (mut one, mut other) = (exchanges.remove(0), exchanges.remove(0));
+        let to = one.to[1].as_mut().unwrap();
+        let from = &mut other.from[0];
+        for round in 0..200_usize {
+            let bytes: Vec<u8> = (0..round * 97 % HANDED_BYTES).map(|n| (n % 251).to_le_bytes()[0]).collect();
+            let device = u16::try_from(round).unwrap();
+            assert!(to.push(Handed { bytes: &bytes, device, handed: 1 }));
+            let got = from.pop().unwrap();
+            assert_eq!((got.bytes, got.device, got.handed), (bytes.as_slice(), device, 1));
+            assert!(from.pop().is_none());
+        }
+    }
+
+    #[test]
+    fn a_full_ring_takes_nothing_and_a_frame_that_is_too_large_neither() {
+        let mut exchanges = exchanges(2, 1);
+        let (mut one, mut other) = (exchanges.remove(0), exchanges.remove(0));
+        let to = one.to[1].as_mut().unwrap();
+        let packet = |len: usize| vec![7; len];
+        assert!(!to.push(Handed { bytes: &packet(HANDED_BYTES + 1), device: 0, handed: 0 }));
+        assert!(to.push(Handed { bytes: &packet(HANDED_BYTES), device: 0, handed: 0 }));
+        assert!(!to.push(Handed { bytes: &packet(4000), device: 0, handed: 0 }));
+        assert_eq!(other.from[0].pop().unwrap().bytes.len(), HANDED_BYTES);
+        assert!(to.push(Handed { bytes: &packet(4000), device: 0, handed: 0 }));
+    }
 }

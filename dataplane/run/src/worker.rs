@@ -12,11 +12,11 @@ use sluice_core::state::State;
 use sluice_core::state::counters::Counters;
 use sluice_core::tables::Tables;
 use sluice_core::time::Now;
-use sluice_core::verdict::Fate;
+use sluice_core::verdict::{Fate, WorkerId};
 
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
-use crate::io::{Burst, PacketIo};
+use crate::io::{Burst, Frame, PacketIo};
 use crate::ring::{EventSender, Exchange, Handed};
 use crate::watch::{self, Watch, Watches};
 
@@ -55,6 +55,31 @@ pub struct Shown {
 
 /// Something slow to be done with a worker's own, between two turns.
 pub type Command = Box<dyn FnOnce(&mut State, &Tables, Now) + Send>;
+
+/// Something slow to be done with a worker's I/O, between two turns.
+pub type IoCommand<Io> = Box<dyn FnOnce(&mut Io) + Send>;
+
+/// Others' handle on a worker's I/O.
+#[derive(Debug)]
+pub struct IoHandle<Io> {
+    commands: SyncSender<IoCommand<Io>>,
+    pending: Arc<AtomicBool>,
+}
+
+impl<Io> IoHandle<Io> {
+    /// Have something done and wait for what comes of it. `None`: not within the time, or the worker is gone.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        most: Duration,
+        question: impl FnOnce(&mut Io) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (tell, answer) = sync_channel(1);
+        let command = move |io: &mut Io| drop(tell.send(question(io)));
+        self.commands.try_send(Box::new(command)).ok()?;
+        self.pending.store(true, Ordering::Release);
+        answer.recv_timeout(most).ok()
+    }
+}
 
 /// Others' handle on a worker.
 #[derive(Clone, Debug)]
@@ -116,6 +141,8 @@ pub struct Worker<Io> {
     inbox: Receiver<Command>,
     coming_watches: Receiver<Watch>,
     watches: Watches,
+    io_inbox: Receiver<IoCommand<Io>>,
+    io_commands: SyncSender<IoCommand<Io>>,
     handle: Handle,
     mine: Shown,
     shown_at: Now,
@@ -134,6 +161,7 @@ impl<Io: PacketIo> Worker<Io> {
     ) -> Self {
         let (commands, inbox) = sync_channel(64);
         let (watches, coming_watches) = sync_channel(watch::MOST);
+        let (io_commands, io_inbox) = sync_channel(16);
         let handle = Handle {
             commands,
             watches,
@@ -157,6 +185,8 @@ impl<Io: PacketIo> Worker<Io> {
             inbox,
             coming_watches,
             watches: Watches::default(),
+            io_inbox,
+            io_commands,
             handle,
             mine: Shown::default(),
             shown_at: Now(0),
@@ -166,6 +196,10 @@ impl<Io: PacketIo> Worker<Io> {
 
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    pub fn io_handle(&self) -> IoHandle<Io> {
+        IoHandle { commands: self.io_commands.clone(), pending: Arc::clone(&self.handle.pending) }
     }
 
     /// Turn until told to stop. `clock` is read once a turn.
@@ -192,7 +226,8 @@ impl<Io: PacketIo> Worker<Io> {
                 self.burst.push(frame);
             }
         }
-        receive_handed(&mut self.io, &mut self.exchange, &mut self.burst);
+        let lost = receive_handed(&mut self.io, &mut self.exchange, &mut self.burst);
+        self.mine.handover_overflow += lost;
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
         if received > 0 {
@@ -241,15 +276,8 @@ impl<Io: PacketIo> Worker<Io> {
                     }
                 }
                 Fate::HandOver(to) => {
-                    let one = std::slice::from_ref(&frame);
-                    let copy = self
-                        .io
-                        .packets(one, PortId)
-                        .first()
-                        .and_then(|packet| Handed::new(packet.bytes(), frame.device, frame.handed + 1));
-                    let ring = self.exchange.to.get_mut(usize::from(to.0)).and_then(Option::as_mut);
-                    let handed = ring.zip(copy).is_some_and(|(ring, copy)| ring.push(copy).is_ok());
-                    self.mine.handover_overflow += u64::from(!handed);
+                    let given = hand_over(&mut self.io, &mut self.exchange, &frame, to);
+                    self.mine.handover_overflow += u64::from(!given);
                     self.io.release(frame);
                 }
             }
@@ -268,6 +296,9 @@ impl<Io: PacketIo> Worker<Io> {
                 command(&mut self.state, tables, now);
             }
             self.coming_watches.try_iter().for_each(|watch| self.watches.add(watch));
+            while let Ok(command) = self.io_inbox.try_recv() {
+                command(&mut self.io);
+            }
         }
         self.watches.none(now);
         if now.0.saturating_sub(self.shown_at.0) > SHOW_EVERY {
@@ -305,16 +336,25 @@ impl<Io: PacketIo> Worker<Io> {
     }
 }
 
-/// Packets that other workers received for us.
-fn receive_handed<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, burst: &mut Burst) {
+/// Copy a packet to the worker that is to have it. False: its ring is full.
+fn hand_over<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, frame: &Frame, to: WorkerId) -> bool {
+    let Some(ring) = exchange.to.get_mut(usize::from(to.0)).and_then(Option::as_mut) else { return false };
+    let packets = io.packets(std::slice::from_ref(frame), PortId);
+    let (device, handed) = (frame.device, frame.handed + 1);
+    packets.first().is_some_and(|packet| ring.push(Handed { bytes: packet.bytes(), device, handed }))
+}
+
+/// Packets that other workers received for us. Returns how many found no buffer.
+fn receive_handed<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, burst: &mut Burst) -> u64 {
     for ring in &mut exchange.from {
         while burst.len() < BURST / 2
-            && let Ok(packet) = ring.pop()
+            && let Some(packet) = ring.pop()
         {
-            match io.inject(packet.bytes(), packet.device, packet.handed) {
+            match io.inject(packet.bytes, packet.device, packet.handed) {
                 Some(frame) => burst.push(frame),
-                None => return,
+                None => return 1,
             }
         }
     }
+    0
 }

@@ -8,14 +8,18 @@ use arrayvec::ArrayVec;
 use sluice_core::packet::{BURST, Packet, PortId};
 use sluice_run::io::{Burst, Frame, PacketIo};
 
+pub use crate::buffers::BUFFER;
+use crate::buffers::{Buffers, LARGE};
 use crate::memory::Mapping;
 use crate::socket::{Copy, Sizes, Socket, Statistics, Target};
 use crate::sys::{self, Descriptor, UmemReg};
 
-/// One buffer. A page, so that frames of up to 3.8 KiB fit and the kernel's checks are simple.
-pub const BUFFER: usize = 4096;
 /// What the kernel leaves free before a received frame, on top of its own 256 bytes.
 const HEADROOM: u32 = 0;
+/// What we leave free before a frame that we put into a buffer.
+const START: usize = 256;
+/// Large frames that a worker has in its hands or is sending.
+const LARGE_BUFFERS: usize = 512;
 
 /// A device that a worker serves.
 #[derive(Clone, Debug)]
@@ -53,8 +57,32 @@ struct Slot {
     device: Device,
     /// `None`: the device is gone, or was never there.
     socket: Option<Socket>,
+    /// A large frame of which more pieces are to come.
+    gathering: Option<Gathering>,
     sent: u64,
     send_failed: u64,
+    large_lost: u64,
+}
+
+/// A large frame so far. `None`: there was no buffer, or it is too large; its pieces are thrown away.
+#[derive(Clone, Copy, Debug)]
+struct Gathering {
+    place: Option<u64>,
+    len: usize,
+}
+
+/// How a device's socket fares.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub name: String,
+    pub queue: u32,
+    pub sent: u64,
+    /// Frames that found no room in the transmit ring.
+    pub send_failed: u64,
+    /// Large frames that found no large buffer, or were larger than one.
+    pub large_lost: u64,
+    /// The kernel's own counters; `None`: there is no socket.
+    pub kernel: Option<Statistics>,
 }
 
 /// All devices of one worker.
@@ -62,10 +90,9 @@ struct Slot {
 pub struct XskIo {
     // Sockets before memory: they are closed first, then the memory that they used goes.
     slots: Vec<Slot>,
-    free: Vec<u64>,
+    buffers: Buffers,
     memory: Mapping,
     huge: bool,
-    buffers: usize,
     config: Config,
     next: usize,
 }
@@ -74,24 +101,43 @@ impl XskIo {
     /// Take memory and open a socket on each device. A device that is not there is left out for now; see [`Self::reopen`].
     pub fn open(config: Config) -> io::Result<Self> {
         let per_device = config.ring as usize * 4;
-        let buffers = (per_device * config.devices.len().max(1)) + 1024;
-        let (memory, huge) = Mapping::buffers(buffers * BUFFER, config.huge_pages)?;
-        let free = (0..buffers as u64).rev().map(|index| index * BUFFER as u64).collect();
+        let buffers = Buffers::new((per_device * config.devices.len().max(1)) + 1024, LARGE_BUFFERS);
+        let (memory, huge) = Mapping::buffers(buffers.bytes(), config.huge_pages)?;
         let slots = config.devices.iter().cloned().map(|device| Slot {
             device,
             socket: None,
+            gathering: None,
             sent: 0,
             send_failed: 0,
+            large_lost: 0,
         });
-        let mut io = Self { slots: slots.collect(), free, memory, huge, buffers, next: 0, config };
+        let mut io = Self { slots: slots.collect(), buffers, memory, huge, next: 0, config };
         for index in 0..io.slots.len() {
             match io.open_socket(index) {
-                Ok(()) => {}
-                Err(error) if sys::interface_index(&io.slots[index].device.name).is_none() => drop(error),
-                Err(error) => return Err(error),
+                Err(error) if sys::interface_index(&io.slots[index].device.name).is_some() => {
+                    return Err(error);
+                }
+                Ok(()) | Err(_) => {}
             }
         }
         Ok(io)
+    }
+
+    /// Close a device's socket: the device is gone. What was in its rings is lost, its buffers are free again.
+    pub fn close(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.socket = None;
+        if let Some(place) = slot.gathering.take().and_then(|gathering| gathering.place) {
+            self.buffers.put(place);
+        }
+        self.buffers.recover(number(index));
+    }
+
+    /// Open a device's socket again, on the device that has its name now.
+    pub fn reopen(&mut self, index: usize) -> io::Result<Vec<Attached>> {
+        self.close(index);
+        self.open_socket(index)?;
+        Ok(self.attached())
     }
 
     fn open_socket(&mut self, index: usize) -> io::Result<()> {
@@ -99,12 +145,13 @@ impl XskIo {
         let interface = sys::interface_index(&slot.device.name).ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, format!("no interface {}", slot.device.name))
         })?;
-        let shared = self.slots.iter().find_map(|slot| slot.socket.as_ref().map(Socket::raw));
+        let shared = self.slots.iter().find_map(|slot| slot.socket.as_ref());
         let target = Target {
             interface,
             queue: slot.device.queue,
-            shared,
+            shared: shared.map(|socket| (socket.raw(), socket.pieces)),
             zero_copy: slot.device.zero_copy,
+            large: sys::mtu(&slot.device.name).is_some_and(|mtu| mtu > BUFFER - 2 * START),
             busy_poll: self.config.busy_poll,
         };
         let memory = UmemReg {
@@ -113,6 +160,7 @@ impl XskIo {
             chunk_size: u32::try_from(BUFFER).unwrap_or(0),
             headroom: HEADROOM,
             flags: 0,
+            tx_metadata_len: 0,
         };
         let ring = self.config.ring;
         let sizes = Sizes { rx: ring, tx: ring, fill: ring * 2, completion: ring };
@@ -141,9 +189,17 @@ impl XskIo {
         self.huge
     }
 
-    /// The kernel's counters of a device's socket.
-    pub fn statistics(&self, device: usize) -> Option<Statistics> {
-        self.slots.get(device)?.socket.as_ref()?.statistics().ok()
+    /// What each device's socket sent and lost.
+    pub fn reports(&self) -> Vec<Report> {
+        let report = |slot: &Slot| Report {
+            name: slot.device.name.clone(),
+            queue: slot.device.queue,
+            sent: slot.sent,
+            send_failed: slot.send_failed,
+            large_lost: slot.large_lost,
+            kernel: slot.socket.as_ref().and_then(|socket| socket.statistics().ok()),
+        };
+        self.slots.iter().map(report).collect()
     }
 
     /// Give the kernel buffers to receive into, as many as its ring takes.
@@ -155,8 +211,9 @@ impl XskIo {
         }
         let mut given = 0;
         // Some buffers stay for sending what other devices received.
-        while given < room && self.free.len() > 64 {
-            let Some(place) = self.free.pop() else { break };
+        while given < room && self.buffers.free() > 64 {
+            let Some(place) = self.buffers.take() else { break };
+            self.buffers.lend(place, number(index), 1);
             socket.fill.push(place);
             given += 1;
         }
@@ -173,12 +230,44 @@ impl XskIo {
         let Some(socket) = self.slots[index].socket.as_mut() else { return };
         let mut any = false;
         while let Some(address) = socket.completion.pop() {
-            self.free.push(address / BUFFER as u64 * BUFFER as u64);
+            self.buffers.sent(address);
             any = true;
         }
         if any {
             socket.completion.release();
         }
+    }
+
+    /// A piece of a large frame has come; with the last one the frame is whole.
+    #[cold]
+    fn gather(&mut self, index: usize, piece: Descriptor) -> Option<Frame> {
+        let slot = self.slots.get_mut(index)?;
+        let mut gathering =
+            slot.gathering.take().unwrap_or_else(|| Gathering { place: self.buffers.take_large(), len: 0 });
+        let len = usize::try_from(piece.len).unwrap_or(usize::MAX);
+        let from = usize::try_from(piece.address).unwrap_or(usize::MAX);
+        if let Some(place) = gathering.place {
+            let to = usize::try_from(place).unwrap_or(usize::MAX) + START + gathering.len;
+            if START + gathering.len + len <= LARGE {
+                self.memory.copy_within(from, to, len);
+                gathering.len += len;
+            } else {
+                self.buffers.put(place);
+                gathering.place = None;
+            }
+        }
+        let place = self.buffers.received(piece.address);
+        self.buffers.put(place);
+        if piece.options & libc::XDP_PKT_CONTD != 0 {
+            slot.gathering = Some(gathering);
+            return None;
+        }
+        let Some(place) = gathering.place else {
+            slot.large_lost += 1;
+            return None;
+        };
+        let (start, len) = (u16::try_from(START).ok()?, u16::try_from(gathering.len).ok()?);
+        Some(Frame::new(place, start, len, u16::from(number(index))))
     }
 
     fn kick(&mut self, index: usize) {
@@ -214,18 +303,21 @@ impl PacketIo for XskIo {
         for step in 0..self.slots.len() {
             let index = (self.next + step) % self.slots.len();
             let device = u16::try_from(index).unwrap_or(u16::MAX);
-            let Some(socket) = self.slots[index].socket.as_mut() else { continue };
             let mut any = false;
             while !burst.is_full()
-                && let Some(descriptor) = socket.rx.pop()
+                && let Some(descriptor) = self.slots[index].socket.as_mut().and_then(|socket| socket.rx.pop())
             {
-                let place = descriptor.address / BUFFER as u64 * BUFFER as u64;
+                any = true;
+                if descriptor.options & libc::XDP_PKT_CONTD != 0 || self.slots[index].gathering.is_some() {
+                    burst.extend(self.gather(index, descriptor));
+                    continue;
+                }
+                let place = self.buffers.received(descriptor.address);
                 let start = u16::try_from(descriptor.address - place).unwrap_or(u16::MAX);
                 let len = u16::try_from(descriptor.len).unwrap_or(u16::MAX);
                 burst.push(Frame::new(place, start, len, device));
-                any = true;
             }
-            if any {
+            if any && let Some(socket) = &self.slots[index].socket {
                 socket.rx.release();
                 self.fill(index);
             }
@@ -237,17 +329,18 @@ impl PacketIo for XskIo {
         frames: &'a [Frame],
         port: impl Fn(u16) -> PortId,
     ) -> ArrayVec<Packet<'a>, BURST> {
-        let start = self.memory.start();
+        let (start, buffers) = (self.memory.start(), &self.buffers);
         let one = |frame: &Frame| {
             let place = usize::try_from(frame.place()).unwrap_or(usize::MAX);
-            if place.saturating_add(BUFFER) > self.buffers * BUFFER {
+            let (_, size) = buffers.around(frame.place());
+            if place.saturating_add(size) > buffers.bytes() {
                 return None;
             }
             // SAFETY: `place` is the start of a buffer inside the mapping (checked above).
             let room = unsafe { start.as_ptr().add(place) };
             // SAFETY: the frame owns its buffer (see the crate's documentation): neither the kernel nor another frame
             // refers to it, and the borrow of `self` and of the frame keeps it so for as long as the slice lives.
-            let room = unsafe { std::slice::from_raw_parts_mut(room, BUFFER) };
+            let room = unsafe { std::slice::from_raw_parts_mut(room, size) };
             let mut packet =
                 Packet::new(room, frame.start().into(), frame.len().into(), port(frame.device()))?;
             packet.handed = frame.handed();
@@ -263,34 +356,45 @@ impl PacketIo for XskIo {
             slot.send_failed += 1;
             return self.release(frame);
         };
-        if socket.tx.room() == 0 {
+        // One but for large frames.
+        let pieces = (start + len).div_ceil(BUFFER) - start / BUFFER;
+        let mut room = socket.tx.room() as usize;
+        if room < pieces {
             self.kick(index);
             self.complete(index);
-            let slot = &mut self.slots[index];
-            if slot.socket.as_mut().is_none_or(|socket| socket.tx.fresh_room() == 0) {
-                slot.send_failed += 1;
-                return self.release(frame);
-            }
+            room = self.slots[index].socket.as_mut().map_or(0, |socket| socket.tx.fresh_room()) as usize;
         }
         let slot = &mut self.slots[index];
-        if let Some(socket) = slot.socket.as_mut() {
-            let address = frame.into_place() + start as u64;
-            socket.tx.push(Descriptor { address, len: u32::try_from(len).unwrap_or(0), options: 0 });
-            socket.to_send = true;
-            slot.sent += 1;
+        let Some(socket) =
+            slot.socket.as_mut().filter(|socket| room >= pieces && (pieces == 1 || socket.pieces))
+        else {
+            slot.send_failed += 1;
+            return self.release(frame);
+        };
+        let place = frame.into_place();
+        self.buffers.lend(place, number(index), u8::try_from(pieces).unwrap_or(u8::MAX));
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            let border = ((at / BUFFER + 1) * BUFFER).min(end);
+            let options = if border < end { libc::XDP_PKT_CONTD } else { 0 };
+            let len = u32::try_from(border - at).unwrap_or(0);
+            socket.tx.push(Descriptor { address: place + at as u64, len, options });
+            at = border;
         }
+        socket.to_send = true;
+        slot.sent += 1;
     }
 
     fn release(&mut self, frame: Frame) {
-        self.free.push(frame.into_place());
+        self.buffers.put(frame.into_place());
     }
 
     fn inject(&mut self, bytes: &[u8], device: u16, handed: u8) -> Option<Frame> {
-        const START: usize = 256;
-        if bytes.len() > BUFFER - START {
-            return None;
-        }
-        let place = self.free.pop()?;
+        let place = match START + bytes.len() {
+            needed if needed <= BUFFER => self.buffers.take()?,
+            needed if needed <= LARGE => self.buffers.take_large()?,
+            _ => return None,
+        };
         let (start, len) = (u16::try_from(START).ok()?, u16::try_from(bytes.len()).ok()?);
         let frame = Frame::new(place, start, len, device).handed_on(handed);
         let frames = [frame];
@@ -319,4 +423,9 @@ impl PacketIo for XskIo {
             .collect();
         sys::poll(&mut fds, i32::try_from(most.as_millis()).unwrap_or(i32::MAX));
     }
+}
+
+/// A slot's number as the buffers know it; there are never more than a few devices.
+fn number(index: usize) -> u8 {
+    u8::try_from(index).unwrap_or(u8::MAX - 1)
 }

@@ -14,6 +14,7 @@
 //! descriptor costs a call into a C library that cannot be inlined, which at our rates is a third of the packet's cost, its
 //! memory cannot be given by the caller, busy polling is not in it, and it needs a C and BPF toolchain to build.
 
+mod buffers;
 mod memory;
 mod packet;
 mod ring;

@@ -58,6 +58,20 @@ impl Mapping {
         self.start
     }
 
+    /// Copy bytes between two places that both lie inside and do not overlap; what does not is left alone.
+    pub(crate) fn copy_within(&mut self, from: usize, to: usize, len: usize) {
+        let inside = |at: usize| at.checked_add(len).is_some_and(|end| end <= self.len);
+        if !inside(from) || !inside(to) || from.abs_diff(to) < len {
+            return;
+        }
+        // SAFETY: `from` lies inside the mapping (checked above).
+        let from = unsafe { self.start.add(from) };
+        // SAFETY: `to` lies inside the mapping (checked above).
+        let to = unsafe { self.start.add(to) };
+        // SAFETY: both ranges lie inside the mapping and do not overlap (checked above); `self` is borrowed alone.
+        unsafe { from.copy_to_nonoverlapping(to, len) };
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

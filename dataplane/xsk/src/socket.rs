@@ -34,6 +34,8 @@ pub(crate) struct Socket {
     pub(crate) copy: Copy,
     /// Why not zero-copy.
     pub(crate) copy_reason: Option<String>,
+    /// May a frame be in several pieces?
+    pub(crate) pieces: bool,
     /// Something was put into the transmit ring since the last kick.
     pub(crate) to_send: bool,
 }
@@ -43,45 +45,52 @@ pub(crate) struct Socket {
 pub(crate) struct Target {
     pub interface: u32,
     pub queue: u32,
-    /// The socket that registered the memory, for all but the first.
-    pub shared: Option<RawFd>,
+    /// A socket that has the memory already, for all but the first, and whether it may have frames in several pieces.
+    pub shared: Option<(RawFd, bool)>,
     pub zero_copy: bool,
+    /// The device has frames that do not fit into one buffer.
+    pub large: bool,
     /// Microseconds of busy polling; 0 is off.
     pub busy_poll: u32,
 }
 
 impl Socket {
-    /// Make the socket and bind it: zero-copy if asked for and possible, else copying.
+    /// Make the socket and bind it: zero-copy if asked for and possible, else copying; with frames in several pieces
+    /// where the kernel can (6.6 and later), but not at the price of zero-copy unless the device needs it.
     pub(crate) fn open(target: Target, memory: Option<&UmemReg>, sizes: Sizes) -> io::Result<Self> {
-        let try_bind = |flags: u16| {
+        if let Some((fd, pieces)) = target.shared {
+            // All that share a memory are bound as the first one was; asking for it again is refused.
             let socket = Self::unbound(memory, sizes)?;
-            match target.shared {
-                // A shared memory's copy mode follows the queue; asking for it again is refused.
-                Some(fd) => {
-                    sys::bind(&socket.fd, target.interface, target.queue, libc::XDP_SHARED_UMEM, Some(fd))?
-                }
-                None => {
-                    let flags = flags | libc::XDP_USE_NEED_WAKEUP;
-                    sys::bind(&socket.fd, target.interface, target.queue, flags, None)?;
-                }
-            }
-            Ok::<_, io::Error>(socket)
+            sys::bind(&socket.fd, target.interface, target.queue, libc::XDP_SHARED_UMEM, Some(fd))?;
+            return socket.bound(pieces, target.busy_poll);
+        }
+        let try_bind = |copy: u16, pieces: bool| {
+            let socket = Self::unbound(memory, sizes)?;
+            let flags = copy | libc::XDP_USE_NEED_WAKEUP | if pieces { libc::XDP_USE_SG } else { 0 };
+            sys::bind(&socket.fd, target.interface, target.queue, flags, None)?;
+            socket.bound(pieces, target.busy_poll)
         };
         let mut reason = None;
-        if target.zero_copy && target.shared.is_none() {
-            match try_bind(libc::XDP_ZEROCOPY) {
-                Ok(mut socket) => {
-                    socket.copy = Copy::Zero;
-                    socket.busy_poll(target.busy_poll)?;
-                    return Ok(socket);
-                }
+        if target.zero_copy {
+            match try_bind(libc::XDP_ZEROCOPY, target.large) {
+                Ok(socket) => return Ok(socket),
                 Err(error) => reason = Some(format!("the driver refused zero-copy: {error}")),
             }
         }
-        let mut socket = try_bind(libc::XDP_COPY)?;
-        socket.copy_reason = reason;
-        socket.busy_poll(target.busy_poll)?;
-        Ok(socket)
+        let whole = |error: io::Error| match error.raw_os_error() {
+            Some(libc::EINVAL) => try_bind(libc::XDP_COPY, false),
+            _ => Err(error),
+        };
+        let socket = try_bind(libc::XDP_COPY, true).or_else(whole)?;
+        Ok(Self { copy_reason: reason, ..socket })
+    }
+
+    fn bound(mut self, pieces: bool, busy_poll: u32) -> io::Result<Self> {
+        let options: u32 = sys::get(&self.fd, libc::XDP_OPTIONS)?;
+        self.copy = if options & libc::XDP_OPTIONS_ZEROCOPY == 0 { Copy::Copied } else { Copy::Zero };
+        self.pieces = pieces;
+        self.busy_poll(busy_poll)?;
+        Ok(self)
     }
 
     fn unbound(memory: Option<&UmemReg>, sizes: Sizes) -> io::Result<Self> {
@@ -112,6 +121,7 @@ impl Socket {
             fd,
             copy: Copy::Copied,
             copy_reason: None,
+            pieces: false,
             to_send: false,
         })
     }

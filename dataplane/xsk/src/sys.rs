@@ -8,7 +8,7 @@ pub(crate) const COMPLETION: i32 = libc::XDP_UMEM_COMPLETION_RING;
 pub(crate) const RX: i32 = libc::XDP_RX_RING;
 pub(crate) const TX: i32 = libc::XDP_TX_RING;
 
-/// `struct xdp_umem_reg` of kernels before 6.x; the newer fields behind it default to zero.
+/// `struct xdp_umem_reg`. Older kernels know less of its end and take what is zero.
 #[repr(C)]
 pub(crate) struct UmemReg {
     pub address: u64,
@@ -16,6 +16,7 @@ pub(crate) struct UmemReg {
     pub chunk_size: u32,
     pub headroom: u32,
     pub flags: u32,
+    pub tx_metadata_len: u32,
 }
 
 /// `struct xdp_ring_offset`.
@@ -173,4 +174,23 @@ pub fn interface_index(name: &str) -> Option<u32> {
     // SAFETY: a string that ends with a zero and lives through the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     (index != 0).then_some(index)
+}
+
+/// The device's MTU, if there is such a device.
+pub(crate) fn mtu(name: &str) -> Option<usize> {
+    // SAFETY: no pointers; a new descriptor or -1 comes back.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    check(fd).ok()?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a structure of integers and bytes: all zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the request is for this structure, which lives through the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFMTU, &mut request) }).ok()?;
+    // SAFETY: the kernel has just filled in this field.
+    usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
 }

@@ -12,7 +12,8 @@ pub const OUTCOMES: &str = "OUTCOMES";
 /// One word: what to do with a steered packet that finds no socket ([`ON_FAILURE_DROP`] or [`ON_FAILURE_PASS`]).
 pub const ON_FAILURE: &str = "ON_FAILURE";
 
-pub const PROGRAM: &str = "sluice_steer";
+/// The program, and the same for kernels that know no frames in several pieces.
+pub const PROGRAMS: [&str; 2] = ["sluice_steer", "sluice_steer_whole"];
 
 pub const MAX_RULES: u32 = 131_072;
 pub const MAX_QUEUES: u32 = 64;

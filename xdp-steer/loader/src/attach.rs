@@ -67,6 +67,7 @@ impl Steer {
         });
         if let Some(id) = taken {
             self.link = Some(id);
+            self.took_over = true;
             self.mode = self.mode_file();
             return true;
         }

@@ -91,12 +91,16 @@ pub struct Outcomes {
 #[derive(Debug)]
 pub struct Steer {
     ebpf: Ebpf,
+    /// The one of the object's programs that this kernel takes.
+    name: &'static str,
     interface: String,
     folder: PathBuf,
     mode: Mode,
     /// Why not native, if it is not.
     reason: Option<String>,
     link: Option<XdpLinkId>,
+    /// An earlier process's program was on the interface, and ours took its place.
+    took_over: bool,
     rules: BTreeMap<Rule, u32>,
 }
 
@@ -106,8 +110,8 @@ impl Steer {
         let folder = pins.join(interface);
         fs::create_dir_all(&folder)
             .map_err(kernel("make a folder for pins (is a BPF file system mounted there?)"))?;
-        let ebpf = match load(&folder) {
-            Ok(ebpf) => ebpf,
+        let (ebpf, name) = match load(&folder) {
+            Ok(loaded) => loaded,
             // Maps of another version do not fit: begin anew. The old program stays until ours takes the link over.
             Err(_) => {
                 remove_maps(&folder);
@@ -116,11 +120,13 @@ impl Steer {
         };
         let mut steer = Self {
             ebpf,
+            name,
             interface: interface.to_owned(),
             folder,
             mode: Mode::Detached,
             reason: None,
             link: None,
+            took_over: false,
             rules: BTreeMap::new(),
         };
         steer.rules = steer.read_rules()?;
@@ -223,8 +229,13 @@ impl Steer {
     }
 
     fn program(&mut self) -> Result<&mut Xdp, Error> {
-        let program = self.ebpf.program_mut(layout::PROGRAM).ok_or_else(missing)?;
+        let program = self.ebpf.program_mut(self.name).ok_or_else(missing)?;
         program.try_into().map_err(kernel("use the program as XDP"))
+    }
+
+    /// A start that fails leaves things as they were: what an earlier process guards stays guarded, what is new goes.
+    pub fn abandon(self) -> Result<(), Error> {
+        if self.took_over { Ok(()) } else { self.detach() }
     }
 
     /// Take the program off the interface and leave nothing behind.
@@ -248,17 +259,27 @@ fn missing() -> Error {
 
 const MAPS: [&str; 5] = [layout::RULES, layout::PORTS, layout::SOCKETS, layout::OUTCOMES, layout::ON_FAILURE];
 
-fn load(folder: &Path) -> Result<Ebpf, aya::EbpfError> {
+/// The maps, and the first of the programs that the kernel takes.
+fn load(folder: &Path) -> Result<(Ebpf, &'static str), aya::EbpfError> {
     let mut loader = EbpfLoader::new();
     for map in MAPS {
         loader.map_pin_path(map, folder.join(map));
     }
     let mut ebpf = loader.load(OBJECT)?;
-    if let Some(program) = ebpf.program_mut(layout::PROGRAM) {
+    let [pieces, whole] = layout::PROGRAMS;
+    let name = if load_program(&mut ebpf, pieces).is_ok() { pieces } else { whole };
+    if name == whole {
+        load_program(&mut ebpf, whole)?;
+    }
+    Ok((ebpf, name))
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), aya::EbpfError> {
+    if let Some(program) = ebpf.program_mut(name) {
         let program: &mut Xdp = program.try_into()?;
         program.load()?;
     }
-    Ok(ebpf)
+    Ok(())
 }
 
 fn remove_maps(folder: &Path) {

@@ -163,13 +163,28 @@ impl decide::Rules for Maps {
     }
 }
 
-/// Entry point.
+/// Entry point where the kernel gives large frames in several pieces (5.18 and later).
+///
+/// # Safety
+/// Called by the kernel with a valid context.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+pub unsafe extern "C" fn sluice_steer(context: *const Context) -> u32 {
+    steer(context)
+}
+
+/// Entry point where it does not.
 ///
 /// # Safety
 /// Called by the kernel with a valid context.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp")]
-pub unsafe extern "C" fn sluice_steer(context: *const Context) -> u32 {
+pub unsafe extern "C" fn sluice_steer_whole(context: *const Context) -> u32 {
+    steer(context)
+}
+
+#[inline(always)]
+unsafe fn steer(context: *const Context) -> u32 {
     let bytes = Bytes { data: (*context).data as usize, end: (*context).data_end as usize };
     if decide::is_ours(&bytes, &Maps) != Some(true) {
         count(Outcome::Passed);
