@@ -1,8 +1,10 @@
 //! `sluice replay`: a capture through the whole packet path, with virtual time. Deterministic: the same capture, objects
 //! and changes always give the same bytes and verdicts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sluice_core::event::{EventKind, EventSink, FlowEvent};
 use sluice_core::packet::{Packet, PortId};
+use sluice_core::path::dns::lesson;
 use sluice_core::path::{Fates, forward, tick};
 use sluice_core::state::{Config, State};
 use sluice_core::tables::Tables;
@@ -90,6 +93,8 @@ struct Run<'a> {
     not_ours: u64,
     generated: u64,
     consumed: u64,
+    /// Addresses that DNS answers in the capture told.
+    names: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 impl<'a> Run<'a> {
@@ -125,6 +130,7 @@ impl<'a> Run<'a> {
             not_ours: 0,
             generated: 0,
             consumed: 0,
+            names: BTreeMap::new(),
         })
     }
 
@@ -133,6 +139,10 @@ impl<'a> Run<'a> {
         let new = offline::compiled(paths, options)?;
         self.tables.apply(&new.changes_since(Some(&self.compiled)), None)?;
         self.compiled = new;
+        for (name, known) in &self.names {
+            let changes = self.compiled.learn(name, known.iter().copied().collect());
+            self.tables.apply(&changes, None)?;
+        }
         Ok(())
     }
 
@@ -173,7 +183,10 @@ impl<'a> Run<'a> {
         let mut fates = Fates::new();
         forward(&self.tables, &mut self.state, now, &mut burst, &mut fates, &mut last);
         let fate = fates.first().copied().unwrap_or(Fate::Pass);
-        if let Fate::Forward(port) | Fate::Answer(port) = fate {
+        if matches!(fate, Fate::Learn(_)) {
+            self.learn(&burst[0]);
+        }
+        if let Fate::Forward(port) | Fate::Answer(port) | Fate::Learn(port) = fate {
             let interface = self.tables.routing.port(port).map_or(0, |port| u32::from(port.device));
             self.sent.push(Captured { at: frame.at, interface, bytes: burst[0].bytes().to_vec() });
         }
@@ -181,9 +194,21 @@ impl<'a> Run<'a> {
         self.line(n, fate, last.0)
     }
 
+    /// What a DNS answer teaches is known before the next packet, and to the end of the capture.
+    fn learn(&mut self, packet: &Packet<'_>) {
+        let mut found = Vec::new();
+        let Ok(question) = lesson(packet, |ip, _| found.push(ip)) else { return };
+        let name = question.name.to_string();
+        let known = self.names.entry(name.clone()).or_default();
+        known.extend(found);
+        let changes = self.compiled.learn(&name, known.iter().copied().collect());
+        // Cannot fail: what the engine tells fits what it told before.
+        drop(self.tables.apply(&changes, None));
+    }
+
     fn line(&self, n: usize, fate: Fate, event: Option<FlowEvent>) -> Value {
         let verdict = match fate {
-            Fate::Forward(_) => "FORWARDED",
+            Fate::Forward(_) | Fate::Learn(_) => "FORWARDED",
             Fate::Pass => "PASSED",
             Fate::Hold { .. } => "HELD",
             Fate::HandOver(_) => "HANDED_OVER",
@@ -224,7 +249,7 @@ impl<'a> Run<'a> {
         let consumed = counters.held + counters.handed_over + counters.echoed + self.consumed;
         json!({
             "in": counters.received + self.not_ours + self.consumed,
-            "forwarded": counters.forwarded,
+            "forwarded": counters.forwarded + counters.dns_held,
             "dropped": counters.dropped(),
             "passed": counters.passed + self.not_ours,
             "consumed": consumed,

@@ -125,6 +125,36 @@ pub fn tcp_reset(packet: &mut Packet<'_>, headers: &Headers) -> bool {
     true
 }
 
+/// Turn a DNS query into its refusal: the question, up to `end` of the message, with a response code. False if it is none
+/// to answer, or there is no room.
+#[must_use]
+pub fn dns_refusal(packet: &mut Packet<'_>, headers: &Headers, end: usize, code: u8) -> bool {
+    let (l3, l4) = (usize::from(headers.l3), usize::from(headers.l4));
+    let to = headers.key.reverse();
+    let header = if to.v4 { 20 } else { 40 };
+    let total = header + 8 + end;
+    let whole = l4 + 8 + end <= usize::from(headers.end);
+    if to.proto != UDP || headers.fragment.is_some() || end < 12 || !whole || !packet.set_len(l3 + total) {
+        return false;
+    }
+    let bytes = packet.bytes_mut();
+    // Options and extension headers are left out.
+    bytes.copy_within(l4 + 8..l4 + 8 + end, l3 + header + 8);
+    ip_header(&mut bytes[l3..], &to, 8 + end, 64);
+    let part = &mut bytes[l3 + header..l3 + total];
+    part[0..2].copy_from_slice(&to.sport.to_be_bytes());
+    part[2..4].copy_from_slice(&to.dport.to_be_bytes());
+    part[4..6].copy_from_slice(&u16::try_from(8 + end).unwrap_or(u16::MAX).to_be_bytes());
+    let message = &mut part[8..];
+    // A response; recursion as it was desired.
+    message[2] = 0x80 | message[2] & 0x01;
+    message[3] = code & 0x0f;
+    message[6..12].fill(0);
+    fill_transport(part, &to);
+    swap_macs(bytes);
+    true
+}
+
 /// Turn an echo request into its reply. False if it is none.
 #[must_use]
 pub fn echo_reply(packet: &mut Packet<'_>, headers: &Headers) -> bool {

@@ -11,6 +11,7 @@
 
 pub mod admit;
 pub mod depart;
+pub mod dns;
 pub mod established;
 pub mod icmp;
 pub mod reply;
@@ -171,6 +172,7 @@ impl<S: EventSink> Turn<'_, S> {
             }
             Fate::Pass => counters.passed += 1,
             Fate::Hold { .. } => counters.held += 1,
+            Fate::Learn(_) => counters.dns_held += 1,
             Fate::HandOver(_) => counters.handed_over += 1,
             Fate::Drop(_) | Fate::Answer(_) => {}
         }

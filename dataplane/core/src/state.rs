@@ -1,6 +1,7 @@
 //! Everything that packets of one worker may change: no lock, no sharing.
 
 pub mod affinity;
+pub mod asked;
 pub mod conntrack;
 pub mod counters;
 pub mod flow;
@@ -13,6 +14,7 @@ use crate::intrinsics::Seed;
 use crate::time::Now;
 use crate::verdict::WorkerId;
 use affinity::Affinity;
+use asked::Asked;
 use conntrack::FlowTable;
 use counters::Counters;
 use fragments::Fragments;
@@ -57,6 +59,7 @@ pub struct State {
     pub counters: Counters,
     pub affinity: Affinity,
     pub nat_exhausted: nat::Exhausted,
+    pub asked: Asked,
     answers: TokenBucket,
 }
 
@@ -68,6 +71,7 @@ impl State {
             counters: Counters::default(),
             affinity: Affinity::new(config.max_flows, config.seed),
             nat_exhausted: nat::Exhausted::default(),
+            asked: Asked::new(config.seed),
             answers: TokenBucket { tokens: ANSWER_BURST, refilled: Now(0) },
             config,
         }

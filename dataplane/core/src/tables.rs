@@ -9,6 +9,7 @@ pub mod egress;
 pub mod ipcache;
 pub mod lpm;
 pub mod maglev;
+pub mod names;
 pub mod nexthop;
 pub mod ownership;
 pub mod policy;
@@ -24,7 +25,9 @@ use core::net::IpAddr;
 
 use hashbrown::HashSet;
 
-use record::{Algorithm, BackendId, Change, PolicyClass, PortRange, Prefix, Route, Service, Settings};
+use record::{
+    Algorithm, BackendId, Change, Pattern, PolicyClass, PortRange, Prefix, Route, Service, Settings,
+};
 
 /// Slots, classes, sets and the like are dense numbers given out by control; beyond this they are a mistake.
 const MAX_DENSE: u32 = 1 << 22;
@@ -43,6 +46,7 @@ pub struct Tables {
     /// What the gateway guards (of the settings, made ready for search).
     pub guarded: prefix_set::PrefixSet,
     pub routing: nexthop::Routing,
+    pub names: names::Names,
     uses: uses::Uses,
 }
 
@@ -81,7 +85,13 @@ impl Tables {
         let twin_services = twin.map(|twin| &twin.services);
         match change {
             Change::Identity(slot, identity) => self.ipcache.set_identity(*slot, identity.as_ref()),
-            Change::Address(prefix, slot) => self.ipcache.set_address(*prefix, *slot),
+            Change::Address(prefix, slot) | Change::Learned(prefix, slot) => {
+                self.ipcache.set_address(*prefix, *slot)
+            }
+            Change::Pattern(id, pattern) => self.names.set_pattern(*id, pattern.as_ref()),
+            Change::DnsRules(id, rules) => self.names.set_rules(*id, rules.as_deref()),
+            // Only who learns names looks at it.
+            Change::Named(..) => {}
             Change::Class(id, class) => self.policies.set(*id, class.as_ref()),
             Change::Service(id, service) => self.services.set_service(*id, service.as_ref(), twin_services),
             Change::Frontend(key, frontend) => self.services.set_frontend(*key, frontend.as_ref()),
@@ -121,7 +131,15 @@ fn check(change: &Change) -> Result<(), String> {
             }
             identity.iter().flat_map(|i| &i.peer_sets).try_for_each(|set| dense("peer set", set.0))
         }
-        Change::Address(prefix, _) | Change::Route(prefix, _) => check_prefix(prefix),
+        Change::Address(prefix, _) | Change::Learned(prefix, _) | Change::Route(prefix, _) => {
+            check_prefix(prefix)
+        }
+        Change::Pattern(id, pattern) => {
+            dense("pattern", id.0)?;
+            pattern.as_ref().map_or(Ok(()), check_pattern)
+        }
+        Change::DnsRules(id, _) => dense("DNS rules", id.0),
+        Change::Named(slot, _) => dense("identity slot", slot.0),
         Change::Class(id, class) => {
             dense("class", id.0)?;
             class.as_ref().map_or(Ok(()), |class| check_class(id.0, class))
@@ -140,6 +158,14 @@ fn dense(what: &str, number: u32) -> Result<(), String> {
     } else {
         Err(format!("{what} {number} is beyond the limit of {MAX_DENSE}"))
     }
+}
+
+/// Patterns are as long as names at most, so that walking them ends.
+fn check_pattern(pattern: &Pattern) -> Result<(), String> {
+    if pattern.text.len() > 255 {
+        return Err(format!("the pattern {} is longer than a name", pattern.text));
+    }
+    Ok(())
 }
 
 fn check_prefix(prefix: &Prefix) -> Result<(), String> {

@@ -20,6 +20,8 @@ pub enum Fate {
     /// The neighbour's MAC is not known yet: keep the frame (bounded), ask the kernel, forward it again after the next
     /// publish.
     Hold { port: PortId, ip: IpAddr },
+    /// A DNS answer, ready to leave by this port: keep it until every worker knows the addresses in it.
+    Learn(PortId),
     /// Another worker owns this flow, or is to be asked for it first: give it the frame.
     HandOver(WorkerId),
 }
@@ -105,7 +107,7 @@ drop_reasons! {
     FirstFragmentMissing = 175, "FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND";
     /// The service does not accept this source.
     SourceRange = 177, "DENIED_BY_LB_SRC_RANGE_CHECK";
-    /// The flow would need HTTP, Kafka or TLS inspection, which this gateway does not do yet.
+    /// The flow would need HTTP, Kafka or TLS inspection, or DNS inspection over TCP, which this gateway does not do yet.
     InspectionUnavailable = 180, "PROXY_REDIRECTION_NOT_SUPPORTED_FOR_PROTOCOL";
     /// A deny rule matches.
     PolicyDeny = 181, "POLICY_DENY";
@@ -119,7 +121,7 @@ drop_reasons! {
     TtlExceeded = 196, "TTL_EXCEEDED";
     /// An answer of ours suppressed by its rate limit, or a full hand-over ring.
     RateLimited = 198, "DROP_RATE_LIMITED";
-    /// No generation has been published yet.
+    /// No generation has been published yet, or not in time one that knows the addresses in a DNS answer.
     NotReady = 202, "DROP_HOST_NOT_READY";
     /// The egress address that a rule asks for is not there.
     NoEgressAddress = 204, "DROP_NO_EGRESS_IP";

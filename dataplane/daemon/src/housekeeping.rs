@@ -20,6 +20,7 @@ use sluice_core::tables::record::{Change, Prefix, Records, diff, merge};
 use sluice_core::time::Now;
 use sluice_feed::message::{Answer, Question, ToControl};
 use sluice_feed::settings::DataplaneSettings;
+use sluice_run::answers::Bell;
 use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
 
@@ -36,6 +37,7 @@ use crate::{status, steering};
 const LISTENER: Token = Token(0);
 const NEWS: Token = Token(1);
 const CONTROL: Token = Token(2);
+const LESSONS: Token = Token(3);
 /// Between two looks at rings and clocks.
 const TURN: Duration = Duration::from_millis(2);
 const EVENTS_A_TURN: usize = 4096;
@@ -93,8 +95,11 @@ impl Housekeeping {
         });
         let flows = flows.unwrap_or_default();
         let mut publisher = Publisher::default();
-        let workers = workers::start(&settings, &mut publisher, clock, &flows)?;
         let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), LESSONS)?;
+        // A bell that cannot ring costs a turn of waiting.
+        let bell = Bell::new(move || drop(waker.wake()));
+        let workers = workers::start(&settings, &mut publisher, &bell, clock, &flows)?;
         let listener = listen(&settings.socket, &poll)?;
         let news: RawFd = mirror.news();
         poll.registry().register(&mut SourceFd(&news), NEWS, Interest::READABLE)?;
@@ -162,6 +167,10 @@ impl Housekeeping {
         }
         self.drain_events();
         self.watching.drain(self.control.as_mut(), &self.publisher, now);
+        // Nobody learns yet: what waits for it is dropped in time.
+        for worker in &mut self.workers {
+            while worker.classroom.lessons.pop().is_ok() {}
+        }
         self.ask_for_neighbours(now);
         self.announcer.turn(now);
         self.write_flows(now);

@@ -86,6 +86,8 @@ fn worker(running: &Running) -> Value {
         handover_overflow,
         turns,
         naps,
+        dns_waiting,
+        dns_waited,
     } = running.handle.shown();
     let drops: serde_json::Map<String, Value> = counters
         .drops()
@@ -122,5 +124,16 @@ fn worker(running: &Running) -> Value {
         "turns": turns,
         "naps": naps,
         "huge_pages": running.huge_pages,
+        "dns": {
+            "queries": counters.dns.queries,
+            "refused": counters.dns.refused,
+            "answers": counters.dns.answers,
+            "malformed": counters.dns.malformed,
+            "unasked": counters.dns.unasked,
+            "waiting": dns_waiting,
+            "lost": dns_waited.lost,
+            "waited": dns_waited.counts,
+            "waited_nanoseconds": dns_waited.nanoseconds,
+        },
     })
 }

@@ -104,7 +104,9 @@ impl Active {
 fn told(seen: Seen, tables: &Tables) -> SeenPacket {
     let device = |id: PortId| tables.routing.port(id).map_or((id.0, 0), |port| (port.device, port.vlan));
     let leaves_by = match seen.sighting.fate {
-        Fate::Forward(port) | Fate::Answer(port) | Fate::Hold { port, .. } => Some(device(port)),
+        Fate::Forward(port) | Fate::Answer(port) | Fate::Learn(port) | Fate::Hold { port, .. } => {
+            Some(device(port))
+        }
         Fate::Drop(_) | Fate::Pass | Fate::HandOver(_) => None,
     };
     let [came, went] = seen.frames;

@@ -11,10 +11,11 @@ use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::state::{Config as StateConfig, State};
 use sluice_core::verdict::WorkerId;
 use sluice_feed::settings::{DataplaneSettings, Polling};
+use sluice_run::answers::{Bell, Classroom, answers};
 use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
 use sluice_run::ring::{EventReceiver, events, exchanges};
-use sluice_run::worker::{Handle, Idle, IoHandle, Worker};
+use sluice_run::worker::{Ends, Handle, Idle, IoHandle, Worker};
 use sluice_xsk::io::{Attached, Config, Device, Report, XskIo};
 
 use crate::clock::Clock;
@@ -36,6 +37,7 @@ pub struct Running {
     io: IoHandle<XskIo>,
     pub events: EventReceiver,
     pub wanted: Consumer<Wanted>,
+    pub classroom: Classroom,
     pub attached: Vec<Attached>,
     pub huge_pages: bool,
     thread: Option<JoinHandle<()>>,
@@ -45,6 +47,7 @@ pub struct Running {
 pub fn start(
     settings: &DataplaneSettings,
     publisher: &mut Publisher,
+    bell: &Bell,
     clock: Clock,
     flows: &[FlowRecord],
 ) -> Result<Vec<Running>> {
@@ -65,8 +68,9 @@ pub fn start(
         }
         let (sender, receiver) = events(EVENT_RING);
         let (ask, wanted) = RingBuffer::new(WANTED_RING);
-        let mut worker =
-            Worker::new(io, state, publisher.subscribe(), sender, exchange, ask, idle(settings.polling));
+        let (answers, classroom) = answers(bell.clone());
+        let ends = Ends { tables: publisher.subscribe(), events: sender, exchange, wanted: ask, answers };
+        let mut worker = Worker::new(io, state, ends, idle(settings.polling));
         let (handle, io) = (worker.handle(), worker.io_handle());
         let core = cores.get(usize::from(index)).copied();
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -80,6 +84,7 @@ pub fn start(
             io,
             events: receiver,
             wanted,
+            classroom,
             attached,
             huge_pages,
             thread: Some(thread),

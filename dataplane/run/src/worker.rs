@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use rtrb::Producer;
 use sluice_core::packet::{BURST, PortId};
 use sluice_core::path::{Fates, forward, tick};
@@ -12,8 +13,9 @@ use sluice_core::state::State;
 use sluice_core::state::counters::Counters;
 use sluice_core::tables::Tables;
 use sluice_core::time::Now;
-use sluice_core::verdict::{Fate, WorkerId};
+use sluice_core::verdict::{DropReason, Fate, WorkerId};
 
+use crate::answers::{Answers, Ready, Taught, Waited};
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
 use crate::io::{Burst, Frame, PacketIo};
@@ -34,6 +36,8 @@ pub enum Idle {
 
 /// Empty turns before an adaptive worker sleeps: some tens of microseconds.
 const EMPTY_TURNS: u32 = 256;
+/// Empty turns with a DNS answer waiting before the worker sleeps between looks: a millisecond or so.
+const SHORT_WAIT: u32 = 2000;
 /// A sleeping worker still looks at commands and time this often.
 const NAP: Duration = Duration::from_millis(5);
 /// Counters are shown to others this often.
@@ -51,6 +55,9 @@ pub struct Shown {
     pub handover_overflow: u64,
     pub turns: u64,
     pub naps: u64,
+    /// DNS answers that wait now, and how long others did.
+    pub dns_waiting: usize,
+    pub dns_waited: Waited,
 }
 
 /// Something slow to be done with a worker's own, between two turns.
@@ -124,6 +131,16 @@ impl Handle {
     }
 }
 
+/// A worker's ends of all that connects it with others.
+#[derive(Debug)]
+pub struct Ends {
+    pub tables: Subscriber,
+    pub events: EventSender,
+    pub exchange: Exchange,
+    pub wanted: Producer<Wanted>,
+    pub answers: Answers,
+}
+
 /// Everything a worker is made of.
 #[derive(Debug)]
 pub struct Worker<Io> {
@@ -134,6 +151,7 @@ pub struct Worker<Io> {
     exchange: Exchange,
     wanted: Producer<Wanted>,
     hold: Hold,
+    answers: Answers,
     idle: Idle,
     ports: Vec<PortId>,
     burst: Burst,
@@ -150,15 +168,8 @@ pub struct Worker<Io> {
 }
 
 impl<Io: PacketIo> Worker<Io> {
-    pub fn new(
-        io: Io,
-        state: State,
-        tables: Subscriber,
-        events: EventSender,
-        exchange: Exchange,
-        wanted: Producer<Wanted>,
-        idle: Idle,
-    ) -> Self {
+    pub fn new(io: Io, state: State, ends: Ends, idle: Idle) -> Self {
+        let Ends { tables, events, exchange, wanted, answers } = ends;
         let (commands, inbox) = sync_channel(64);
         let (watches, coming_watches) = sync_channel(watch::MOST);
         let (io_commands, io_inbox) = sync_channel(16);
@@ -178,6 +189,7 @@ impl<Io: PacketIo> Worker<Io> {
             exchange,
             wanted,
             hold: Hold::default(),
+            answers,
             idle,
             ports: Vec::new(),
             burst: Burst::new(),
@@ -228,11 +240,13 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let lost = receive_handed(&mut self.io, &mut self.exchange, &mut self.burst);
         self.mine.handover_overflow += lost;
+        self.release_answers(now);
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
         if received > 0 {
             self.forward(now);
         }
+        self.answers.ring();
         self.io.flush();
         let (tables, _) = self.tables.refresh();
         tick(tables, &mut self.state, now, &mut self.events);
@@ -252,9 +266,14 @@ impl<Io: PacketIo> Worker<Io> {
         } else {
             self.watches.forward(tables, state, now, &mut packets, fates, events);
         }
-        for (end, packet) in ends.iter_mut().zip(&packets) {
+        let mut taught: ArrayVec<Taught, BURST> = ArrayVec::new();
+        for ((end, packet), fate) in ends.iter_mut().zip(&packets).zip(&self.fates) {
             *end = (packet.start(), packet.len());
+            if matches!(fate, Fate::Learn(_)) {
+                taught.push(self.answers.teach(packet, |name| tables.names.are_wanted(name)));
+            }
         }
+        let mut taught = taught.into_iter();
         drop(packets);
         for ((frame, fate), (start, len)) in self.burst.drain(..).zip(self.fates.drain(..)).zip(ends) {
             match fate {
@@ -263,6 +282,18 @@ impl<Io: PacketIo> Worker<Io> {
                     self.io.send(frame, device, start, len);
                 }
                 Fate::Drop(_) | Fate::Pass => self.io.release(frame),
+                Fate::Learn(port) => {
+                    let device = tables.routing.port(port).map_or(0, |port| port.device);
+                    let ready = Ready { frame, device, start, len };
+                    match taught.next().unwrap_or(Taught::NoRoom) {
+                        Taught::Free => send_answer(&mut self.io, &mut self.state, ready),
+                        Taught::Wait(ticket) => self.answers.keep(ticket, ready, now),
+                        Taught::NoRoom => {
+                            self.answers.waited.lost += 1;
+                            lose_answer(&mut self.io, &mut self.state, ready.frame);
+                        }
+                    }
+                }
                 Fate::Hold { port, ip } => {
                     let wanted = Wanted { port, ip };
                     let (kept, ask) = self.hold.keep(frame, wanted, now);
@@ -280,6 +311,21 @@ impl<Io: PacketIo> Worker<Io> {
                     self.mine.handover_overflow += u64::from(!given);
                     self.io.release(frame);
                 }
+            }
+        }
+    }
+
+    /// Send the DNS answers whose addresses every worker knows by now.
+    fn release_answers(&mut self, now: Now) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let (tables, _) = self.tables.refresh();
+        let most = u64::from(tables.settings.dns.max_delay) * (Now::SECOND / 1000);
+        while let Some(done) = self.answers.next(now, most) {
+            match done {
+                Ok(ready) => send_answer(&mut self.io, &mut self.state, ready),
+                Err(frame) => lose_answer(&mut self.io, &mut self.state, frame),
             }
         }
     }
@@ -316,11 +362,26 @@ impl<Io: PacketIo> Worker<Io> {
             shown.flows = self.state.flows.occupancy();
             shown.fragments = self.state.fragments.len();
             shown.held = self.hold.len();
+            shown.dns_waiting = self.answers.len();
+            shown.dns_waited = self.answers.waited;
+        }
+    }
+
+    /// An answer that waits is let go by another thread, within microseconds if all is well: leave it the core.
+    fn wait_for_release(&mut self) {
+        if self.empty_turns < SHORT_WAIT {
+            std::thread::yield_now();
+        } else {
+            self.tables.park();
+            self.io.wait(Duration::from_millis(1));
         }
     }
 
     fn rest(&mut self) {
         self.empty_turns += 1;
+        if !self.answers.is_empty() {
+            return self.wait_for_release();
+        }
         let nap = match self.idle {
             Idle::Poll => false,
             Idle::Adaptive => self.empty_turns > EMPTY_TURNS,
@@ -334,6 +395,20 @@ impl<Io: PacketIo> Worker<Io> {
             std::hint::spin_loop();
         }
     }
+}
+
+/// An answer that was counted as kept goes its way after all.
+fn send_answer<Io: PacketIo>(io: &mut Io, state: &mut State, ready: Ready) {
+    state.counters.dns_held -= 1;
+    state.counters.forwarded += 1;
+    state.counters.forwarded_bytes += ready.len as u64;
+    io.send(ready.frame, ready.device, ready.start, ready.len);
+}
+
+fn lose_answer<Io: PacketIo>(io: &mut Io, state: &mut State, frame: Frame) {
+    state.counters.dns_held -= 1;
+    state.counters.drop(DropReason::NotReady);
+    io.release(frame);
 }
 
 /// Copy a packet to the worker that is to have it. False: its ring is full.

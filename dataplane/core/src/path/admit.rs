@@ -1,6 +1,7 @@
 //! A packet without a flow: whose is it, what does it ask for, may it, and by which way? If all is well, remember.
 
 use super::Turn;
+use super::dns::Hearing;
 use super::established::{NO_HOP, policy_port};
 use super::wrapped::end_of;
 use crate::checksum::Delta;
@@ -8,11 +9,11 @@ use crate::emit::{Error, mapped};
 use crate::event::{EventKind, EventSink};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
-use crate::parse::{ACK, Headers, Kind, SYN, TCP};
+use crate::parse::{ACK, Headers, Kind, SYN, TCP, UDP};
 use crate::rewrite;
 use crate::state::conntrack::{FlowRef, InsertError, NewFlow, Place};
 use crate::state::flow::{
-    AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
+    AUDIT, Cold, DNS, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
 };
 use crate::state::{nat, tcp::TcpState};
 use crate::tables::egress::Source;
@@ -32,6 +33,8 @@ pub(crate) struct Judgement {
     pub audit: bool,
     pub egress_rule: RuleId,
     pub ingress_rule: RuleId,
+    /// DNS rules that are to be asked.
+    pub hearing: Option<Hearing>,
 }
 
 /// The backend that was chosen, and for what.
@@ -81,9 +84,12 @@ impl<S: EventSink> Turn<'_, S> {
         let one_sided = direct || self.told.is_some();
         let pickup = self.state.config.pickup || one_sided;
         opens_a_flow(headers, pickup).map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
-        let judgement = self.judge(&headers.key, &to, policy_port(headers, &to));
+        let mut judgement = self.judge(&headers.key, &to, policy_port(headers, &to));
         if let Some(reason) = judgement.refused {
             return Err(self.deny(headers, &to, &judgement, reason));
+        }
+        if one_sided && judgement.hearing.is_some() {
+            return Err(self.deny(headers, &to, &judgement, DropReason::InspectionUnavailable));
         }
         if direct {
             let end = choice.map_or(to.dst, |choice| choice.end);
@@ -93,6 +99,7 @@ impl<S: EventSink> Turn<'_, S> {
         if !one_sided {
             self.either_may_open(headers, &to)?;
         }
+        self.hear(packet, headers, &to, &mut judgement)?;
         let hop = self.way(packet, headers, &to, place)?;
         // (The client of a tunnel is to be seen.)
         if self.told.is_none() {
@@ -219,7 +226,7 @@ impl<S: EventSink> Turn<'_, S> {
         let destination = ipcache.lookup(to.dst, to.v4);
         let egress = policies.decide(source.egress, destination, to.proto, port);
         let ingress = policies.decide(destination.ingress, source, to.proto, port);
-        let (out, into) = (refusal(&egress), refusal(&ingress));
+        let (out, into) = (refusal(&egress, to.proto == UDP), refusal(&ingress, false));
         // A direction in audit mode forwards what it would have denied, and says so.
         let binding = |reason: Option<DropReason>, by: &Decision| reason.filter(|_| !by.audit);
         let refused = binding(out, &egress).or_else(|| binding(into, &ingress));
@@ -231,6 +238,7 @@ impl<S: EventSink> Turn<'_, S> {
             audit,
             egress_rule: egress.rule,
             ingress_rule: ingress.rule,
+            hearing: Hearing::of(&egress, to.proto),
         }
     }
 
@@ -244,7 +252,13 @@ impl<S: EventSink> Turn<'_, S> {
         Err(self.refuse(&headers.key, Some(headers), DropReason::UnknownConnection))
     }
 
-    fn deny(&mut self, headers: &Headers, to: &FlowKey, judgement: &Judgement, reason: DropReason) -> Fate {
+    pub(crate) fn deny(
+        &mut self,
+        headers: &Headers,
+        to: &FlowKey,
+        judgement: &Judgement,
+        reason: DropReason,
+    ) -> Fate {
         self.state.counters.drop(reason);
         let mut event = self.event(EventKind::Drop(reason), &headers.key, to);
         event.tcp_flags = headers.tcp_flags;
@@ -383,6 +397,7 @@ impl<S: EventSink> Turn<'_, S> {
         flags |= if (from.src, from.sport) == (to.src, to.sport) { 0 } else { SOURCE };
         flags |= if judgement.audit { AUDIT } else { 0 };
         flags |= if choice.is_some() { SERVICE } else { 0 };
+        flags |= if judgement.hearing.is_some() { DNS } else { 0 };
         flags |= match choice.and_then(|choice| choice.dispatch()) {
             None => 0,
             Some(Dispatch::Option) => WRAPPED,
@@ -401,7 +416,7 @@ impl<S: EventSink> Turn<'_, S> {
             tcp: opening.after(headers.tcp_flags, false) as u8,
             flags,
             generation: self.tables.generation,
-            hops: [hop, NO_HOP],
+            hops: [if judgement.hearing.is_some() { NO_HOP } else { hop }, NO_HOP],
             ip_delta,
             l4_delta,
             ..Hot::default()
@@ -418,9 +433,10 @@ impl<S: EventSink> Turn<'_, S> {
 }
 
 /// Does a decision stop the flow, and why?
-fn refusal(decision: &Decision) -> Option<DropReason> {
+fn refusal(decision: &Decision, hears_dns: bool) -> Option<DropReason> {
     match decision.action {
-        // DNS rules judge each query; until the worker reads queries, none may pass unread.
+        // DNS rules judge each query; what the worker cannot read may not pass unread.
+        Some(Action::Dns(_)) if hears_dns => None,
         Some(Action::Dns(_) | Action::Inspect(_)) => Some(DropReason::InspectionUnavailable),
         Some(Action::Allow) => None,
         Some(Action::Deny) => Some(DropReason::PolicyDeny),

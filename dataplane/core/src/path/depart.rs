@@ -8,7 +8,7 @@ use crate::packet::{Packet, PortId};
 use crate::parse::{Headers, SYN};
 use crate::rewrite;
 use crate::state::conntrack::FlowRef;
-use crate::state::flow::{TOLD, TRANSLATED, WRAPPED};
+use crate::state::flow::{DNS, TOLD, TRANSLATED, WRAPPED};
 use crate::tables::nexthop::Hop;
 use crate::tables::record::NextHop;
 use crate::verdict::{DropReason, Fate};
@@ -95,7 +95,9 @@ impl<S: EventSink> Turn<'_, S> {
             Hop::Unreachable => return Err(None),
         };
         let (hot, _) = self.state.flows.parts(flow);
-        hot.hops[usize::from(flow.is_reply())] = found.0;
+        if !hot.is(DNS) {
+            hot.hops[usize::from(flow.is_reply())] = found.0;
+        }
         self.tables.routing.hop(found).copied().ok_or_else(|| {
             self.state.flows.parts(flow).0.hops[usize::from(flow.is_reply())] = NO_HOP;
             None

@@ -6,7 +6,7 @@ use crate::event::{EventKind, EventSink};
 use crate::packet::Packet;
 use crate::parse::{ACK, Headers, SYN, TCP};
 use crate::state::conntrack::FlowRef;
-use crate::state::flow::{AUDIT, REPLIED, SERVICE, WRAPPED};
+use crate::state::flow::{AUDIT, DNS, REPLIED, SERVICE, TOLD, WRAPPED};
 use crate::state::tcp::TcpState;
 use crate::verdict::{DropReason, Fate};
 
@@ -24,6 +24,9 @@ impl<S: EventSink> Turn<'_, S> {
             if let Some(reason) = self.rejudge(headers, flow) {
                 return Fate::Drop(reason);
             }
+        }
+        if self.state.flows.hot(flow).is(DNS) {
+            return self.talk(packet, headers, flow);
         }
         if headers.key.proto == TCP && !headers_allow(headers) {
             return self.depart(packet, headers, flow);
@@ -70,7 +73,9 @@ impl<S: EventSink> Turn<'_, S> {
         let backend_gone = self.backend_is_gone(flow);
         let generation = self.tables.generation;
         let (hot, cold) = self.state.flows.parts(flow);
-        match verdict.refused {
+        // Where answers do not come back by us, nobody can learn from them.
+        let unheard = verdict.hearing.is_some() && hot.flags & (WRAPPED | TOLD) != 0;
+        match verdict.refused.or_else(|| unheard.then_some(DropReason::InspectionUnavailable)) {
             Some(reason) => {
                 (cold.egress_rule, cold.ingress_rule) = (verdict.egress_rule.0, verdict.ingress_rule.0);
                 Some(self.cut(flow, reason, verdict.denied_egress))
@@ -79,6 +84,7 @@ impl<S: EventSink> Turn<'_, S> {
             None => {
                 (cold.egress_rule, cold.ingress_rule) = (verdict.egress_rule.0, verdict.ingress_rule.0);
                 hot.flags = if verdict.audit { hot.flags | AUDIT } else { hot.flags & !AUDIT };
+                hot.flags = if verdict.hearing.is_some() { hot.flags | DNS } else { hot.flags & !DNS };
                 hot.generation = generation;
                 hot.hops = [NO_HOP; 2];
                 None

@@ -30,6 +30,23 @@ pub struct Counters {
     /// Clients whose backend was forgotten to make room for others.
     pub affinity_evicted: u64,
     pub audited: u64,
+    /// DNS answers kept until every worker knows their addresses: an end like [`Self::held`].
+    pub dns_held: u64,
+    /// Queries and answers under DNS rules, as they were judged.
+    pub dns: Dns,
+}
+
+/// What passed under DNS rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    pub queries: u64,
+    /// Refused by the rules; those that got an answer of ours saying so count as answered, too.
+    pub refused: u64,
+    pub answers: u64,
+    /// No messages, or in fragments.
+    pub malformed: u64,
+    /// Answers to what nobody asked.
+    pub unasked: u64,
 }
 
 impl Default for Counters {
@@ -53,6 +70,8 @@ impl Default for Counters {
             nat_exhausted: 0,
             affinity_evicted: 0,
             audited: 0,
+            dns_held: 0,
+            dns: Dns::default(),
         }
     }
 }
@@ -79,6 +98,12 @@ impl Counters {
 
     /// All ends together; equal to `received` between bursts.
     pub fn ends(&self) -> u64 {
-        self.forwarded + self.passed + self.held + self.handed_over + self.echoed + self.dropped()
+        self.forwarded
+            + self.passed
+            + self.held
+            + self.handed_over
+            + self.echoed
+            + self.dns_held
+            + self.dropped()
     }
 }

@@ -41,6 +41,8 @@ pub const IN_GENEVE: u16 = 256;
 pub const IN_IP: u16 = 512;
 /// Its client's packets came in a tunnel (in Geneve or in IP, as above); replies go out without.
 pub const TOLD: u16 = 1024;
+/// A DNS rule hears what is asked on it: every packet goes the long way, because it never remembers a next hop.
+pub const DNS: u16 = 2048;
 
 /// What every packet of the flow reads and writes: one cache line.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,7 +3,7 @@
 use super::State;
 use super::conntrack::{FlowRef, InsertError, NewFlow};
 use super::flow::{
-    AUDIT, Cold, Hot, IN_GENEVE, IN_IP, Keys, REPLIED, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
+    AUDIT, Cold, DNS, Hot, IN_GENEVE, IN_IP, Keys, REPLIED, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
 };
 use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
@@ -28,7 +28,8 @@ pub struct FlowRecord {
 }
 
 /// Flags that mean the same in another process.
-const LASTING: u16 = TRANSLATED | REPLIED | AUDIT | SERVICE | SOURCE | WRAPPED | IN_GENEVE | IN_IP | TOLD;
+const LASTING: u16 =
+    DNS | TRANSLATED | REPLIED | AUDIT | SERVICE | SOURCE | WRAPPED | IN_GENEVE | IN_IP | TOLD;
 
 impl State {
     pub fn export(&self, flow: FlowRef, now: Now) -> FlowRecord {

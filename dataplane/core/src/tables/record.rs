@@ -5,6 +5,7 @@
 //! that can be compared, encoded and printed; nothing here is looked at on the packet path.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -51,6 +52,18 @@ pub struct ServiceId(pub u32);
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 pub struct BackendId(pub u32);
+
+/// A pattern of DNS names.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+pub struct PatternId(pub u32);
+
+/// The DNS rules that [`Action::Dns`] names.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+pub struct DnsRulesId(pub u32);
 
 /// An address prefix; host bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -105,6 +118,42 @@ pub struct PolicyEntry {
     pub peers: PeerSetId,
     pub action: Action,
     pub rule: RuleId,
+}
+
+/// A pattern, in lower case and with a dot at its end, in Cilium's grammar.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pattern {
+    pub text: String,
+    /// Rules ask for the addresses of names that fit (`toFQDNs`).
+    pub selects: bool,
+}
+
+/// One of the rules that judge DNS queries.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DnsRule {
+    /// The resolvers that it means.
+    pub peers: PeerSetId,
+    pub rule: RuleId,
+    pub asks: Asks,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Asks {
+    /// Content with every query.
+    Nothing,
+    /// One of these patterns must fit. Sorted.
+    Names(Vec<PatternId>),
+    /// Something else than names: never content.
+    Other,
+}
+
+/// The identity of addresses that were learned for names: those that the patterns fit, in the place of `base`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Named {
+    /// Who has the address by its longest prefix.
+    pub base: IdentitySlot,
+    /// Sorted.
+    pub patterns: Vec<PatternId>,
 }
 
 /// A service's way of choosing.
@@ -225,6 +274,36 @@ pub struct Masquerade {
     pub addresses: Vec<IpAddr>,
 }
 
+/// What holds for names learned from DNS; the names are Cilium's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DnsSettings {
+    /// Refuse queries with NXDOMAIN in place of REFUSED.
+    pub name_error: bool,
+    /// Milliseconds that an answer is kept, at most, until its addresses are known everywhere.
+    pub max_delay: u32,
+    /// Seconds that an address lives at least.
+    pub min_ttl: u32,
+    /// Seconds that an address outlives its last flow by.
+    pub idle_grace: u32,
+    /// Addresses of one name.
+    pub most_per_name: u32,
+    /// Addresses whose time is over, but that flows may live on.
+    pub most_lingering: u32,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self {
+            name_error: false,
+            max_delay: 100,
+            min_ttl: 0,
+            idle_grace: 0,
+            most_per_name: 1000,
+            most_lingering: 10_000,
+        }
+    }
+}
+
 /// What holds for the whole gateway.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
@@ -248,6 +327,7 @@ pub struct Settings {
     pub tunnels: Ends,
     /// Connections by tunnels are told to send no segment that would not fit.
     pub clamp_mss: bool,
+    pub dns: DnsSettings,
 }
 
 /// Tunnels of other gateways that we open: to these addresses, from these peers. None unless both are told.
@@ -270,6 +350,7 @@ impl Default for Settings {
             tunnel_sources: Vec::new(),
             tunnels: Ends::default(),
             clamp_mss: false,
+            dns: DnsSettings::default(),
         }
     }
 }
@@ -331,12 +412,27 @@ pub enum Change {
     Port(PortId, Option<Port>),
     NextHop(NextHopId, Option<NextHop>),
     Route(Prefix, Option<Route>),
+    Pattern(PatternId, Option<Pattern>),
+    DnsRules(DnsRulesId, Option<Vec<DnsRule>>),
+    /// For whoever learns names; packets are not judged by it.
+    Named(IdentitySlot, Option<Named>),
+    /// Who has this address by what was learned of it: as [`Self::Address`], but flows go on as they were judged.
+    Learned(Prefix, Option<IdentitySlot>),
 }
 
 impl Change {
-    /// Does this difference ask flows to be judged again? A neighbour's new MAC and an announcement do not; all else may.
+    /// Does this difference ask flows to be judged again? A neighbour's new MAC and an announcement do not, nor does what is heard of
+    /// names: what is learned only allows more, it is forgotten when no flow needs it, and queries are judged one by one.
     pub fn touches_flows(&self) -> bool {
-        !matches!(self, Self::NextHop(..) | Self::Exposed(..))
+        !matches!(
+            self,
+            Self::NextHop(..)
+                | Self::Exposed(..)
+                | Self::Pattern(..)
+                | Self::DnsRules(..)
+                | Self::Named(..)
+                | Self::Learned(..)
+        )
     }
 }
 
@@ -353,6 +449,10 @@ pub enum RecordKey {
     Frontend(FrontendKey),
     Exposed(IpAddr),
     Route(Prefix),
+    Pattern(PatternId),
+    DnsRules(DnsRulesId),
+    Named(IdentitySlot),
+    Learned(Prefix),
 }
 
 /// A generation, or one source's part of it: every record as the change that would put it there.
@@ -371,6 +471,10 @@ impl Change {
             Self::Port(id, _) => RecordKey::Port(*id),
             Self::NextHop(id, _) => RecordKey::NextHop(*id),
             Self::Route(prefix, _) => RecordKey::Route(*prefix),
+            Self::Pattern(id, _) => RecordKey::Pattern(*id),
+            Self::DnsRules(id, _) => RecordKey::DnsRules(*id),
+            Self::Named(slot, _) => RecordKey::Named(*slot),
+            Self::Learned(prefix, _) => RecordKey::Learned(*prefix),
         }
     }
 
@@ -387,6 +491,10 @@ impl Change {
                 | Self::Port(_, None)
                 | Self::NextHop(_, None)
                 | Self::Route(_, None)
+                | Self::Pattern(_, None)
+                | Self::DnsRules(_, None)
+                | Self::Named(_, None)
+                | Self::Learned(_, None)
         )
     }
 }
@@ -405,6 +513,10 @@ impl RecordKey {
             Self::Frontend(key) => Change::Frontend(key, None),
             Self::Exposed(ip) => Change::Exposed(ip, false),
             Self::Route(prefix) => Change::Route(prefix, None),
+            Self::Pattern(id) => Change::Pattern(id, None),
+            Self::DnsRules(id) => Change::DnsRules(id, None),
+            Self::Named(slot) => Change::Named(slot, None),
+            Self::Learned(prefix) => Change::Learned(prefix, None),
         }
     }
 }

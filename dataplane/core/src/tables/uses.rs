@@ -142,17 +142,23 @@ fn sets(change: &Change) -> Option<(Target, bool)> {
         Change::Port(id, record) => Some((Target::Port(*id), record.is_some())),
         Change::NextHop(id, record) => Some((Target::NextHop(*id), record.is_some())),
         Change::Address(..)
+        | Change::Learned(..)
         | Change::Frontend(..)
         | Change::Exposed(..)
         | Change::Settings(_)
-        | Change::Route(..) => None,
+        | Change::Route(..)
+        | Change::Pattern(..)
+        | Change::DnsRules(..)
+        | Change::Named(..) => None,
     }
 }
 
 /// What must be there for this change.
 fn wants(change: &Change) -> Vec<Target> {
     match change {
-        Change::Address(_, slot) => slot.map(Target::Identity).into_iter().collect(),
+        Change::Address(_, slot) | Change::Learned(_, slot) => {
+            slot.map(Target::Identity).into_iter().collect()
+        }
         Change::Identity(_, Some(identity)) => {
             [identity.egress, identity.ingress].into_iter().flatten().map(Target::Class).collect()
         }
@@ -168,7 +174,10 @@ fn wants(change: &Change) -> Vec<Target> {
         | Change::Service(..)
         | Change::Exposed(..)
         | Change::Settings(_)
-        | Change::Port(..) => Vec::new(),
+        | Change::Port(..)
+        | Change::Pattern(..)
+        | Change::DnsRules(..)
+        | Change::Named(..) => Vec::new(),
     }
 }
 
@@ -180,7 +189,7 @@ fn leads(frontend: &Frontend) -> Vec<Target> {
 /// Who refers to others by this change, if its references bind.
 fn user(change: &Change) -> Option<User> {
     match change {
-        Change::Address(prefix, _) => Some(User::Address(*prefix)),
+        Change::Address(prefix, _) | Change::Learned(prefix, _) => Some(User::Address(*prefix)),
         Change::Identity(slot, _) => Some(User::Identity(*slot)),
         Change::Frontend(key, _) => Some(User::Frontend(*key)),
         Change::Class(..)
@@ -189,13 +198,18 @@ fn user(change: &Change) -> Option<User> {
         | Change::Settings(_)
         | Change::Port(..)
         | Change::NextHop(..)
-        | Change::Route(..) => None,
+        | Change::Route(..)
+        | Change::Pattern(..)
+        | Change::DnsRules(..)
+        | Change::Named(..) => None,
     }
 }
 
 fn name(change: &Change) -> String {
     match change {
-        Change::Address(prefix, _) => format!("address {}/{}", prefix.addr, prefix.len),
+        Change::Address(prefix, _) | Change::Learned(prefix, _) => {
+            format!("address {}/{}", prefix.addr, prefix.len)
+        }
         Change::Identity(slot, _) => format!("identity in slot {}", slot.0),
         Change::Frontend(key, _) => format!("frontend {} port {} protocol {}", key.ip, key.port, key.proto),
         Change::Route(prefix, _) => format!("route {}/{}", prefix.addr, prefix.len),
@@ -204,7 +218,10 @@ fn name(change: &Change) -> String {
         | Change::Service(..)
         | Change::Exposed(..)
         | Change::Settings(_)
-        | Change::Port(..) => {
+        | Change::Port(..)
+        | Change::Pattern(..)
+        | Change::DnsRules(..)
+        | Change::Named(..) => {
             format!("{change:?}")
         }
     }

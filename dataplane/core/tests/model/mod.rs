@@ -88,7 +88,9 @@ impl Model {
         for change in list {
             match change {
                 Change::Identity(slot, identity) => put(&mut next.identities, slot, identity.as_ref()),
-                Change::Address(prefix, slot) => put(&mut next.addresses, prefix, slot.as_ref()),
+                Change::Address(prefix, slot) | Change::Learned(prefix, slot) => {
+                    put(&mut next.addresses, prefix, slot.as_ref())
+                }
                 Change::Class(id, class) => put(&mut next.classes, id, class.as_ref()),
                 Change::Service(id, service) => put(&mut next.services, id, service.as_ref()),
                 Change::Frontend(key, frontend) => put(&mut next.frontends, key, frontend.as_ref()),
@@ -97,6 +99,7 @@ impl Model {
                 Change::Port(id, port) => put(&mut next.ports, id, port.as_ref()),
                 Change::NextHop(id, hop) => put(&mut next.hops, id, hop.as_ref()),
                 Change::Route(prefix, route) => put(&mut next.routes, prefix, route.as_ref()),
+                Change::Pattern(..) | Change::DnsRules(..) | Change::Named(..) => {}
             }
         }
         (list.iter().all(|change| next.bears(change)) && next.is_whole()).then_some(next)
@@ -109,7 +112,7 @@ impl Model {
             Change::Identity(slot, identity) => {
                 slot.0 != 0 && identity.as_ref().is_none_or(|i| class(i.egress) && class(i.ingress))
             }
-            Change::Address(prefix, slot) => {
+            Change::Address(prefix, slot) | Change::Learned(prefix, slot) => {
                 proper(prefix) && slot.is_none_or(|slot| slot.0 == 0 || self.identities.contains_key(&slot))
             }
             Change::Route(prefix, route) => {
@@ -129,7 +132,12 @@ impl Model {
                 service.as_ref().is_none_or(|s| s.algorithm != Algorithm::Maglev(250))
             }
             Change::Settings(settings) => settings.workers > 0,
-            Change::Class(..) | Change::Port(..) | Change::Exposed(..) => true,
+            Change::Class(..)
+            | Change::Port(..)
+            | Change::Exposed(..)
+            | Change::Pattern(..)
+            | Change::DnsRules(..)
+            | Change::Named(..) => true,
         }
     }
 
