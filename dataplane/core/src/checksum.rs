@@ -14,12 +14,15 @@ impl Delta {
         Self(fold(!old as u32 + new as u32))
     }
 
-    /// Several bytes, starting at an even offset, turn from `old` into `new`. Both are of the same even length.
+    /// Several bytes, starting at an even offset, turn from `old` into `new`. Both are of the same length, a multiple of
+    /// four.
+    #[inline]
     pub fn bytes(old: &[u8], new: &[u8]) -> Self {
-        let pairs = old.chunks_exact(2).zip(new.chunks_exact(2));
-        pairs.fold(Self(0), |sum, (old, new)| {
-            sum + Self::word(u16::from_be_bytes([old[0], old[1]]), u16::from_be_bytes([new[0], new[1]]))
-        })
+        let (old, new) = (old.as_chunks::<4>().0, new.as_chunks::<4>().0);
+        let change = |(old, new): (&[u8; 4], &[u8; 4])| {
+            u64::from(!u32::from_be_bytes(*old)) + u64::from(u32::from_be_bytes(*new))
+        };
+        Self(fold64(old.iter().zip(new).map(change).sum()))
     }
 
     /// The way back.

@@ -128,9 +128,40 @@ mod scalar {
 }
 
 /// Which of eight tags equal this one, as bits.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 pub fn matching(tags: &[u16; 8], tag: u16) -> u8 {
-    // Compiles to one vector compare and a pack on any target with SIMD: no intrinsic needed.
+    // SAFETY: every x86-64 has SSE2.
+    unsafe { matching_vector(tags, tag) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the same bits"
+)]
+#[target_feature(enable = "sse2")]
+#[inline]
+fn matching_vector(tags: &[u16; 8], tag: u16) -> u8 {
+    use core::arch::x86_64::{
+        _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+        _mm_setzero_si128,
+    };
+    // SAFETY: reads the sixteen bytes of the array, at any alignment.
+    let lanes = unsafe { _mm_loadu_si128(core::ptr::from_ref(tags).cast()) };
+    let equal = _mm_cmpeq_epi16(lanes, _mm_set1_epi16(tag as i16));
+    _mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128())) as u8
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub use matching_scalar as matching;
+
+/// The twin for targets without such vectors, and for the tests.
+#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "the twin that tests use"))]
+#[inline]
+pub fn matching_scalar(tags: &[u16; 8], tag: u16) -> u8 {
     let mut bits = 0;
     for (lane, value) in tags.iter().enumerate() {
         bits |= u8::from(*value == tag) << lane;
@@ -166,6 +197,12 @@ mod tests {
     fn tags_are_compared_lane_by_lane() {
         assert_eq!(matching(&[1, 2, 3, 1, 5, 6, 7, 1], 1), 0b1000_1001);
         assert_eq!(matching(&[0; 8], 1), 0);
+        for n in 0..2000_u16 {
+            let tags = [n, 3, n ^ 5, 0x8000 | n, n, 7, n << 3, u16::MAX];
+            for tag in [n, 3, 7, 0, u16::MAX, 0x8000 | n] {
+                assert_eq!(matching(&tags, tag), matching_scalar(&tags, tag));
+            }
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Offset of the frame in its buffer; I/O needs it to send what is left after headers moved.
+    #[inline]
     pub fn start(&self) -> usize {
         self.start
     }
@@ -47,6 +48,7 @@ impl<'a> Packet<'a> {
         clippy::len_without_is_empty,
         reason = "an empty frame is a malformed one, not a container state"
     )]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -44,6 +44,8 @@ pub(crate) struct Turn<'a, S> {
     pub tables: &'a Tables,
     pub state: &'a mut State,
     pub now: Now,
+    /// The same in whole seconds, as flows keep it.
+    pub seconds: u32,
     pub events: &'a mut S,
     /// Of the packet at hand, if it came in a tunnel.
     pub told: Option<tunnelled::Told>,
@@ -59,22 +61,29 @@ pub fn forward<S: EventSink>(
     fates: &mut Fates,
     events: &mut S,
 ) {
-    let mut works = [Glance::BLANK; BURST];
+    let mut works = core::mem::take(&mut state.glances);
+    let mut bytes = 0;
     for (packet, work) in burst.iter().zip(&mut works) {
+        bytes += packet.len() as u64;
         classify(&state.flows, packet, work);
     }
-    for work in works.iter_mut().take(burst.len()).filter(|work| work.ordinary) {
-        work.candidate = state.flows.candidate(&work.place, work.v4);
+    state.counters.received += burst.len() as u64;
+    state.counters.received_bytes += bytes;
+    if state.config.short {
+        for work in works.iter_mut().take(burst.len()).filter(|work| work.ordinary) {
+            work.candidate = state.flows.candidate(&work.place, work.v4);
+        }
     }
     fates.clear();
-    let mut turn = Turn { tables, state, now, events, told: None };
-    for (packet, work) in burst.iter_mut().zip(&works) {
-        turn.apply(packet, work, fates);
-    }
+    let mut turn = Turn { tables, state, now, seconds: now.seconds(), events, told: None };
+    fates.extend(burst.iter_mut().zip(&works).map(|(packet, work)| turn.apply(packet, work)));
+    state.glances = works;
 }
 
 #[inline(always)]
 fn classify(flows: &FlowTable, packet: &Packet<'_>, work: &mut Glance) {
+    work.ordinary = false;
+    work.candidate = FlowRef::NONE;
     if glance(packet.bytes(), work).is_some() {
         work.place = flows.place_of(work);
         flows.prefetch_bucket(&work.place);
@@ -83,20 +92,15 @@ fn classify(flows: &FlowTable, packet: &Packet<'_>, work: &mut Glance) {
 
 impl<S: EventSink> Turn<'_, S> {
     #[inline(always)]
-    fn apply(&mut self, packet: &mut Packet<'_>, work: &Glance, fates: &mut Fates) {
-        let len = packet.len() as u64;
-        let counters = &mut self.state.counters;
-        counters.received += 1;
-        counters.received_bytes += len;
+    fn apply(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
         if let Some(port) = self.short_way(packet, work) {
             self.state.counters.forwarded += 1;
-            self.state.counters.forwarded_bytes += len;
-            fates.push(Fate::Forward(port));
-        } else {
-            let fate = self.long_way(packet, work);
-            self.account(fate, packet.len());
-            fates.push(fate);
+            self.state.counters.forwarded_bytes += packet.len() as u64;
+            return Fate::Forward(port);
         }
+        let fate = self.long_way(packet, work);
+        self.account(fate, packet.len());
+        fate
     }
 
     #[inline(never)]

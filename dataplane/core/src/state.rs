@@ -10,7 +10,12 @@ pub mod nat;
 pub mod snapshot;
 pub mod tcp;
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::intrinsics::Seed;
+use crate::packet::BURST;
+use crate::path::short::Glance;
 use crate::time::Now;
 use crate::verdict::WorkerId;
 use affinity::Affinity;
@@ -61,6 +66,8 @@ pub struct State {
     pub nat_exhausted: nat::Exhausted,
     pub asked: Asked,
     answers: TokenBucket,
+    /// What is known of each packet of a burst between the phases. It lives here so that it is not made anew each time.
+    pub(crate) glances: Vec<Glance>,
 }
 
 impl State {
@@ -74,6 +81,7 @@ impl State {
             asked: Asked::new(config.seed),
             answers: TokenBucket { tokens: ANSWER_BURST, refilled: Now(0) },
             config,
+            glances: vec![Glance::BLANK; BURST],
         }
     }
 

@@ -15,6 +15,7 @@ impl Now {
 
     /// Whole seconds as flows store them: 136 years before it wraps.
     #[expect(clippy::cast_possible_truncation, reason = "wraps after 136 years of uptime")]
+    #[inline]
     pub const fn seconds(self) -> u32 {
         (self.0 / Self::SECOND) as u32
     }

@@ -78,6 +78,7 @@ impl<S: EventSink> Turn<'_, S> {
         self.is_ours(packet, headers)?;
         self.source_is_honest(packet, headers)?;
         let (mut to, choice) = self.choose_backend(packet, headers)?;
+        self.state.flows.expect(&to.reverse());
         self.is_for_others(&to, choice)?;
         // Replies of such a flow say nothing to us, so its beginning does not, either: another gateway may have seen it.
         let direct = choice.is_some_and(|choice| choice.dispatch().is_some());

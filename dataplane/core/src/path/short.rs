@@ -7,19 +7,19 @@
 //! holds the two together.
 
 use super::Turn;
-use crate::checksum::fold64;
 use crate::event::EventSink;
 use crate::flow_key::FlowKey;
 use crate::packet::{Packet, PortId};
 use crate::parse::{ETHERNET, FIN, Headers, Kind, RST, SYN, TCP, UDP};
 use crate::state::conntrack::{FlowRef, Place};
 use crate::state::flow::{self, REPLIED, TRANSLATED};
+use crate::tables::Tables;
 use crate::tables::nexthop::Adjacency;
 
 const TAG: usize = 4;
-const IPV4: [u8; 2] = [0x08, 0x00];
-const IPV6: [u8; 2] = [0x86, 0xdd];
-const VLAN: [u8; 2] = [0x81, 0x00];
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const VLAN: u16 = 0x8100;
 
 /// What the path needs to know of an ordinary packet, addresses as flows hold them.
 #[derive(Clone, Copy, Debug)]
@@ -98,8 +98,9 @@ impl Glance {
 #[inline(always)]
 pub(crate) fn glance(bytes: &[u8], into: &mut Glance) -> Option<()> {
     let head: &[u8; ETHERNET + TAG] = bytes.first_chunk()?;
-    let (l3, vlan, ethertype) = match [head[12], head[13]] {
-        VLAN => (ETHERNET + TAG, u16::from_be_bytes([head[14] & 0x0f, head[15]]), [head[16], head[17]]),
+    let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let (l3, vlan, ethertype) = match half(12) {
+        VLAN => (ETHERNET + TAG, half(14) & 0x0fff, half(16)),
         ethertype => (ETHERNET, 0, ethertype),
     };
     // A tag without a VLAN id is not ordinary.
@@ -134,17 +135,17 @@ fn ipv4(bytes: &[u8], into: &mut Glance) -> Option<usize> {
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     // Sources and destinations that may be on a wire: neither 0, nor 127, nor 224 and above.
-    let fair = |first: u8| first != 0 && first != 127 && first < 224;
-    let ordinary = ip[0] == 0x45
-        && (20..=bytes.len()).contains(&total)
-        && fragment & 0x3fff == 0
-        && fold64(sum) == 0xffff
-        && fair(ip[12])
-        && fair(ip[16]);
-    if !ordinary {
+    let fair = |first: u8| first.wrapping_sub(1) < 223 && first != 127;
+    // The sum of all words is all ones, in the arithmetic where that is zero.
+    if ip[0] != 0x45
+        || fragment & 0x3fff != 0
+        || !sum.is_multiple_of(0xffff)
+        || !fair(ip[12])
+        || !fair(ip[16])
+    {
         return None;
     }
-    transport(l4.get(..total - 20)?, ip[9], into)?;
+    transport(l4.get(..total.checked_sub(20)?)?, ip[9], into)?;
     into.src[0] = word(&words[3]);
     into.dst[0] = word(&words[4]);
     into.v4 = true;
@@ -174,6 +175,18 @@ fn ipv6(bytes: &[u8], into: &mut Glance) -> Option<usize> {
     Some(40 + payload)
 }
 
+/// Bit n: a segment with flags n says nothing that has a meaning.
+const NONSENSE: u64 = {
+    let (mut bits, mut flags) = (0, 0_u8);
+    while flags < 64 {
+        if flags == 0 || flags & (SYN | FIN) == SYN | FIN || flags & (SYN | RST) == SYN | RST {
+            bits |= 1 << flags;
+        }
+        flags += 1;
+    }
+    bits
+};
+
 /// Ports, and the checks that the long way makes.
 #[inline(always)]
 fn transport(l4: &[u8], proto: u8, into: &mut Glance) -> Option<()> {
@@ -182,16 +195,14 @@ fn transport(l4: &[u8], proto: u8, into: &mut Glance) -> Option<()> {
         TCP => {
             let header: &[u8; 20] = l4.first_chunk()?;
             let (offset, flags) = (usize::from(header[12] >> 4) * 4, header[13]);
-            let nonsense =
-                flags & (SYN | FIN) == SYN | FIN || flags & (SYN | RST) == SYN | RST || flags & 0x3f == 0;
-            if nonsense || !(20..=l4.len()).contains(&offset) {
+            if NONSENSE >> (flags & 0x3f) & 1 != 0 || offset < 20 || offset > l4.len() {
                 return None;
             }
             into.tcp_flags = flags;
         }
         UDP => {
             let claimed = usize::from(u16::from_be_bytes([first[4], first[5]]));
-            if !(8..=l4.len()).contains(&claimed) {
+            if claimed < 8 || claimed > l4.len() {
                 return None;
             }
             into.tcp_flags = 0;
@@ -209,51 +220,51 @@ impl<S: EventSink> Turn<'_, S> {
     #[inline(always)]
     pub(crate) fn short_way(&mut self, packet: &mut Packet<'_>, glance: &Glance) -> Option<PortId> {
         let flow = glance.candidate;
-        if S::EVERY_PACKET
-            || flow == FlowRef::NONE
-            || !self.state.config.short
-            || !self.state.flows.is_of(flow, glance)
-        {
+        // What is not ordinary has none.
+        if S::EVERY_PACKET || flow == FlowRef::NONE {
             return None;
         }
         let is_reply = flow.is_reply();
-        let hot = self.state.flows.hot(flow);
         // What opens a connection, or answers that.
         let opens = glance.tcp_flags & SYN != 0;
-        let adjacency = *self.tables.routing.adjacency(hot.hop(is_reply))?;
-        let ordinary = hot.generation == self.tables.generation
-            && !opens
-            && glance.ttl > 1
-            && glance.end - u16::from(glance.l3) <= adjacency.mtu
-            && (adjacency.vlan != 0) == (glance.vlan != 0);
-        if !ordinary || (glance.vlan != 0 && !self.knows_vlan(packet, glance.vlan)) {
+        let mut entry = self.state.flows.entry_of(flow, glance)?;
+        let adjacency = self.tables.routing.adjacency(entry.hot.hop(is_reply))?;
+        if entry.hot.generation != self.tables.generation
+            || opens
+            || glance.ttl <= 1
+            || glance.end - u16::from(glance.l3) > adjacency.mtu
+        {
             return None;
         }
-        let now = self.now.seconds();
-        let (hot, cold) = self.state.flows.parts(flow);
-        hot.seen = now;
+        // A tag that comes or goes moves the frame in its buffer; that is not ordinary.
+        if glance.vlan | adjacency.vlan != 0
+            && (glance.vlan == 0 || adjacency.vlan == 0 || !knows_vlan(self.tables, packet, glance.vlan))
+        {
+            return None;
+        }
+        entry.hot.seen = self.seconds;
         if is_reply {
-            hot.flags |= REPLIED;
+            entry.hot.flags |= REPLIED;
         }
         if glance.proto == TCP {
-            hot.tcp = hot.tcp().after(glance.tcp_flags, is_reply) as u8;
+            entry.hot.track(glance.tcp_flags, is_reply);
         }
-        hot.count(cold, is_reply, packet.len());
-        let (ip_delta, l4_delta) = hot.deltas(is_reply);
-        if hot.is(TRANSLATED) {
-            let to = self.state.flows.leaves(flow);
-            rewrite(packet.bytes_mut(), glance, &to, ip_delta.0, l4_delta.0);
+        entry.count(is_reply, packet.len());
+        let (ip_delta, l4_delta) = entry.hot.deltas(is_reply);
+        let frame = packet.bytes_mut();
+        if entry.hot.is(TRANSLATED) {
+            rewrite(frame, glance, &entry.leaves(is_reply), ip_delta.0, l4_delta.0);
         } else {
-            one_hop_less(packet.bytes_mut(), glance, 0);
+            one_hop_less(frame, glance);
         }
-        link(packet.bytes_mut(), &adjacency);
+        link(frame, adjacency);
         Some(adjacency.port)
     }
+}
 
-    fn knows_vlan(&self, packet: &Packet<'_>, vlan: u16) -> bool {
-        let routing = &self.tables.routing;
-        routing.port(packet.port).is_some_and(|port| routing.find_port(port.device, vlan).is_some())
-    }
+fn knows_vlan(tables: &Tables, packet: &Packet<'_>, vlan: u16) -> bool {
+    let routing = &tables.routing;
+    routing.port(packet.port).is_some_and(|port| routing.find_port(port.device, vlan).is_some())
 }
 
 /// Addresses and ports that a packet leaves with.
@@ -267,34 +278,44 @@ pub(crate) struct Leaves<'a> {
 
 /// New addresses and ports, one hop less, and the checksums of both headers in one step each.
 #[inline(always)]
-fn rewrite(bytes: &mut [u8], glance: &Glance, to: &Leaves<'_>, ip_delta: u16, l4_delta: u16) {
-    one_hop_less(bytes, glance, ip_delta);
-    let Some(ip) = bytes.get_mut(usize::from(glance.l3)..) else { return };
-    let l4 = if glance.v4 {
-        let Some((header, l4)) = ip.split_first_chunk_mut::<20>() else { return };
+fn rewrite(frame: &mut [u8], glance: &Glance, to: &Leaves<'_>, ip_delta: u16, l4_delta: u16) {
+    let Some(ip) = frame.get_mut(usize::from(glance.l3)..) else { return };
+    // As many bytes as any ordinary packet has behind its link header, so that one comparison is enough for all of them.
+    if glance.v4 {
+        let Some((header, l4)) = ip.split_first_chunk_mut::<28>() else { return };
+        header[8] = glance.ttl - 1;
+        let sum = update(u16::from_be_bytes([header[10], header[11]]), ip_delta, HOP);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
         header[12..16].copy_from_slice(&to.src[0].to_ne_bytes());
         header[16..20].copy_from_slice(&to.dst[0].to_ne_bytes());
-        l4
+        let Some(ports) = header.last_chunk_mut::<8>() else { return };
+        transport_leaves(ports, l4, glance, to, l4_delta);
     } else {
-        let Some((header, l4)) = ip.split_first_chunk_mut::<40>() else { return };
-        for (bytes, word) in header[8..].chunks_exact_mut(4).zip(to.src.iter().chain(to.dst)) {
+        let Some((header, l4)) = ip.split_first_chunk_mut::<48>() else { return };
+        header[7] = glance.ttl - 1;
+        for (bytes, word) in header[8..40].chunks_exact_mut(4).zip(to.src.iter().chain(to.dst)) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
-        l4
-    };
-    let Some(ports) = l4.first_chunk_mut::<8>() else { return };
-    ports[0..2].copy_from_slice(&to.sport.to_be_bytes());
-    ports[2..4].copy_from_slice(&to.dport.to_be_bytes());
+        let Some(ports) = header.last_chunk_mut::<8>() else { return };
+        transport_leaves(ports, l4, glance, to, l4_delta);
+    }
+}
+
+/// Ports and checksum; `rest` is what follows the first eight bytes of the transport header.
+#[inline(always)]
+fn transport_leaves(first: &mut [u8; 8], rest: &mut [u8], glance: &Glance, to: &Leaves<'_>, delta: u16) {
+    first[0..2].copy_from_slice(&to.sport.to_be_bytes());
+    first[2..4].copy_from_slice(&to.dport.to_be_bytes());
     if glance.proto == UDP {
-        let sum = u16::from_be_bytes([ports[6], ports[7]]);
+        let sum = u16::from_be_bytes([first[6], first[7]]);
         // Without a checksum it stays without; a sum of zero is sent as its other form.
         if sum != 0 {
-            let new = update(sum, l4_delta, 0);
-            ports[6..8].copy_from_slice(&(if new == 0 { 0xffff } else { new }).to_be_bytes());
+            let new = update(sum, delta, 0);
+            first[6..8].copy_from_slice(&(if new == 0 { 0xffff } else { new }).to_be_bytes());
         }
-    } else if let Some(header) = l4.first_chunk_mut::<18>() {
-        let sum = u16::from_be_bytes([header[16], header[17]]);
-        header[16..18].copy_from_slice(&update(sum, l4_delta, 0).to_be_bytes());
+    } else if let Some(header) = rest.first_chunk_mut::<10>() {
+        let sum = u16::from_be_bytes([header[8], header[9]]);
+        header[8..10].copy_from_slice(&update(sum, delta, 0).to_be_bytes());
     }
 }
 
@@ -302,26 +323,30 @@ fn rewrite(bytes: &mut [u8], glance: &Glance, to: &Leaves<'_>, ip_delta: u16, l4
 const HOP: u16 = 0xfeff;
 
 #[inline(always)]
-fn one_hop_less(bytes: &mut [u8], glance: &Glance, ip_delta: u16) {
-    let Some(ip) = bytes.get_mut(usize::from(glance.l3)..).and_then(|ip| ip.first_chunk_mut::<12>()) else {
+fn one_hop_less(frame: &mut [u8], glance: &Glance) {
+    let Some(ip) = frame.get_mut(usize::from(glance.l3)..).and_then(|ip| ip.first_chunk_mut::<12>()) else {
         return;
     };
     if glance.v4 {
         ip[8] = glance.ttl - 1;
-        let sum = update(u16::from_be_bytes([ip[10], ip[11]]), ip_delta, HOP);
+        let sum = update(u16::from_be_bytes([ip[10], ip[11]]), 0, HOP);
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
     } else {
         ip[7] = glance.ttl - 1;
     }
 }
 
+/// One's complement addition: what is carried out comes in again.
+#[inline(always)]
+const fn plus(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
 /// A checksum after two changes.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "folded below 2^16")]
+#[inline(always)]
 const fn update(checksum: u16, one: u16, two: u16) -> u16 {
-    let sum = !checksum as u32 + one as u32 + two as u32;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
+    !plus(plus(!checksum, one), two)
 }
 
 /// The link header; the frame is tagged already if it is to be.
@@ -333,7 +358,7 @@ fn link(bytes: &mut [u8], adjacency: &Adjacency) {
     if adjacency.vlan != 0
         && let Some(tag) = bytes.first_chunk_mut::<16>()
     {
-        tag[12..14].copy_from_slice(&VLAN);
+        tag[12..14].copy_from_slice(&VLAN.to_be_bytes());
         tag[14..16].copy_from_slice(&adjacency.vlan.to_be_bytes());
     }
 }

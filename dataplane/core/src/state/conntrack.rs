@@ -14,6 +14,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv6Addr;
 
+use hashbrown::HashMap;
+
 use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, Timeouts, V4};
 use crate::flow_key::FlowKey;
 use crate::intrinsics::{Seed, hash, hash_words, matching, prefetch};
@@ -108,6 +110,8 @@ pub struct FlowTable {
     high: u32,
     live: u32,
     addresses: Vec<[u32; 4]>,
+    /// The number of each of them.
+    numbers: HashMap<[u32; 4], u16, ahash::RandomState>,
     half_open: VecDeque<u32>,
     cursor: u32,
     swept: Now,
@@ -127,6 +131,9 @@ impl FlowTable {
             high: 1,
             live: 0,
             addresses: vec![[0; 4]],
+            numbers: HashMap::with_hasher(ahash::RandomState::with_seeds(
+                seed.0[0], seed.0[1], seed.0[2], seed.0[3],
+            )),
             half_open: VecDeque::with_capacity((flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),
@@ -170,6 +177,19 @@ impl FlowTable {
     #[inline]
     pub fn prefetch_bucket(&self, place: &Place) {
         prefetch(&self.buckets[place.first as usize]);
+    }
+
+    /// A flow is about to be made whose replies will have this key: start fetching what that will write to.
+    #[inline]
+    pub(crate) fn expect(&self, reply: &FlowKey) {
+        let place = self.place(reply);
+        prefetch(&self.buckets[place.first as usize]);
+        prefetch(&self.buckets[place.second as usize]);
+        let next = self.free.last().copied().unwrap_or(self.high) as usize;
+        if let (Some(hot), Some(cold)) = (self.hot.get(next), self.cold.get(next)) {
+            prefetch(hot);
+            prefetch(cold);
+        }
     }
 
     /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].
@@ -225,44 +245,19 @@ impl FlowTable {
     #[inline]
     fn matches(&self, found: FlowRef, key: &FlowKey) -> bool {
         let (src, dst) = (flow::words(key.src, key.v4), flow::words(key.dst, key.v4));
-        self.is_between(found, (&src, key.sport), (&dst, key.dport), (key.proto, key.v4))
+        let hot = self.hot(found);
+        let (src, dst) = ((&src, key.sport), (&dst, key.dport));
+        is_between(hot, &self.addresses, found.is_reply(), src, dst, (key.proto, key.v4))
     }
 
-    /// Is this the flow and direction of the packet?
+    /// All that the short way needs of a flow, if it is the flow and direction of the packet.
     #[inline(always)]
-    pub(crate) fn is_of(&self, found: FlowRef, glance: &Glance) -> bool {
+    pub(crate) fn entry_of(&mut self, found: FlowRef, glance: &Glance) -> Option<Entry<'_>> {
+        let index = found.index() as usize;
+        let hot = self.hot.get_mut(index)?;
         let (src, dst) = ((&glance.src, glance.sport), (&glance.dst, glance.dport));
-        self.is_between(found, src, dst, (glance.proto, glance.v4))
-    }
-
-    #[inline(always)]
-    fn is_between(
-        &self,
-        found: FlowRef,
-        (src, sport): (&[u32; 4], u16),
-        (dst, dport): (&[u32; 4], u16),
-        (proto, v4): (u8, bool),
-    ) -> bool {
-        let hot = &self.hot[found.index() as usize];
-        let (from, from_port, to, to_port) = if found.is_reply() {
-            (&hot.d, hot.d_port, self.middle(hot.c, &hot.a), hot.c_port)
-        } else {
-            (&hot.a, hot.a_port, self.middle(hot.b, &hot.d), hot.b_port)
-        };
-        from[0] == src[0]
-            && to[0] == dst[0]
-            && from_port == sport
-            && to_port == dport
-            && hot.proto == proto
-            && hot.is(V4) == v4
-            && hot.is(LIVE)
-            && (v4 || (from[1..] == src[1..] && to[1..] == dst[1..]))
-    }
-
-    /// B or C: by its number, or the same as the outer side.
-    #[inline(always)]
-    fn middle<'a>(&'a self, number: u16, same: &'a [u32; 4]) -> &'a [u32; 4] {
-        if number == 0 { same } else { &self.addresses[usize::from(number)] }
+        is_between(hot, &self.addresses, found.is_reply(), src, dst, (glance.proto, glance.v4))
+            .then_some(Entry { hot, cold: &mut self.cold, index, addresses: &self.addresses })
     }
 
     #[inline]
@@ -296,14 +291,8 @@ impl FlowTable {
     }
 
     #[inline(always)]
-    pub(crate) fn leaves(&self, flow: FlowRef) -> Leaves<'_> {
-        let hot = self.hot(flow);
-        let (src, sport, dst, dport) = if flow.is_reply() {
-            (self.middle(hot.b, &hot.d), hot.b_port, &hot.a, hot.a_port)
-        } else {
-            (self.middle(hot.c, &hot.a), hot.c_port, &hot.d, hot.d_port)
-        };
-        Leaves { src, dst, sport, dport }
+    fn leaves(&self, flow: FlowRef) -> Leaves<'_> {
+        leaves(self.hot(flow), &self.addresses, flow.is_reply())
     }
 
     /// Both keys of a flow.
@@ -318,7 +307,8 @@ impl FlowTable {
     /// Remember a flow under both its keys. The addresses of `new.hot` are filled in here.
     pub fn insert(&mut self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
         let (original, reply) = (new.keys.original, new.keys.translated.reverse());
-        if self.find(&reply).is_some() {
+        let places = [self.place(&original), self.place(&reply)];
+        if self.search(&reply, &places[1]).is_some() {
             return Err(InsertError::Collision);
         }
         let mut hot = new.hot;
@@ -329,9 +319,8 @@ impl FlowTable {
         self.hot[index as usize] = hot;
         self.cold[index as usize] = new.cold;
         self.cold[index as usize].created = now.seconds();
-        for (key, is_reply) in [(original, false), (reply, true)] {
-            let place = self.place(&key);
-            if !self.link(&place, FlowRef::new(index, is_reply)) {
+        for (place, is_reply) in places.iter().zip([false, true]) {
+            if !self.link(place, FlowRef::new(index, is_reply)) {
                 self.unlink(&original, FlowRef::new(index, false));
                 self.give_back(index);
                 return Err(InsertError::Full);
@@ -348,32 +337,28 @@ impl FlowTable {
         let v4 = keys.original.v4;
         hot.flags = if v4 { hot.flags | V4 } else { hot.flags & !V4 };
         hot.proto = keys.original.proto;
-        hot.a = flow::words(keys.original.src, v4);
-        hot.d = flow::words(keys.translated.dst, v4);
-        hot.b = self.number(keys.original.dst, hot.d, v4)?;
-        hot.c = self.number(keys.translated.src, hot.a, v4)?;
-        (hot.a_port, hot.b_port) = (keys.original.sport, keys.original.dport);
-        (hot.c_port, hot.d_port) = (keys.translated.sport, keys.translated.dport);
+        let (a, d) = (flow::words(keys.original.src, v4), flow::words(keys.translated.dst, v4));
+        hot.outer = [a, d];
+        hot.middle = [self.number(keys.original.dst, d, v4)?, self.number(keys.translated.src, a, v4)?];
+        hot.outer_ports = [keys.original.sport, keys.translated.dport];
+        hot.middle_ports = [keys.original.dport, keys.translated.sport];
         Some(())
     }
 
     /// The number of an address in the list of those in the middle. The list only grows: it holds frontends and NAT
-    /// addresses, which are few; the latest are the likeliest, so they are looked at first.
+    /// addresses, which are few.
     fn number(&mut self, ip: Ipv6Addr, same: [u32; 4], v4: bool) -> Option<u16> {
         let words = flow::words(ip, v4);
         if words == same {
             return Some(0);
         }
-        if let Some(index) =
-            self.addresses.iter().rposition(|known| *known == words).filter(|index| *index > 0)
-        {
-            return u16::try_from(index).ok();
+        if let Some(number) = self.numbers.get(&words) {
+            return Some(*number);
         }
-        if self.addresses.len() >= MAX_ADDRESSES {
-            return None;
-        }
+        let number = u16::try_from(self.addresses.len()).ok().filter(|n| usize::from(*n) < MAX_ADDRESSES)?;
         self.addresses.push(words);
-        u16::try_from(self.addresses.len() - 1).ok()
+        self.numbers.insert(words, number);
+        Some(number)
     }
 
     fn allocate(&mut self) -> Option<u32> {
@@ -412,7 +397,7 @@ impl FlowTable {
 
     /// Put a reference into one of the key's two buckets, moving another key to its second bucket if need be.
     fn link(&mut self, place: &Place, reference: FlowRef) -> bool {
-        let free = |bucket: u32| self.buckets[bucket as usize].refs.iter().filter(|r| **r == 0).count();
+        let free = |bucket: u32| matching(&self.buckets[bucket as usize].tags, 0).count_ones();
         let (first, second) = (free(place.first), free(place.second));
         // The first bucket is the one that look-ups have prefetched: prefer it unless it is much fuller.
         let best = if first + 2 < second || first == 0 { place.second } else { place.first };
@@ -421,7 +406,11 @@ impl FlowTable {
 
     fn put(&mut self, bucket: u32, tag: u16, reference: FlowRef) -> bool {
         let bucket = &mut self.buckets[bucket as usize];
-        let Some(lane) = bucket.refs.iter().position(|r| *r == 0) else { return false };
+        // A tag is never zero but where nothing lies.
+        let lane = matching(&bucket.tags, 0).trailing_zeros() as usize;
+        if lane >= LANES {
+            return false;
+        }
         bucket.refs[lane] = reference.0;
         bucket.tags[lane] = tag;
         true
@@ -508,10 +497,73 @@ impl FlowTable {
     }
 }
 
+/// A flow in the hands of the short way.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub hot: &'a mut Hot,
+    cold: &'a mut [Cold],
+    index: usize,
+    addresses: &'a [[u32; 4]],
+}
+
+impl Entry<'_> {
+    #[inline(always)]
+    pub(crate) fn count(&mut self, is_reply: bool, len: usize) {
+        if let Some(cold) = self.cold.get_mut(self.index) {
+            self.hot.count(cold, is_reply, len);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn leaves(&self, is_reply: bool) -> Leaves<'_> {
+        leaves(self.hot, self.addresses, is_reply)
+    }
+}
+
+/// Does the direction of the flow lead from here to there?
+#[inline(always)]
+fn is_between(
+    hot: &Hot,
+    addresses: &[[u32; 4]],
+    is_reply: bool,
+    (src, sport): (&[u32; 4], u16),
+    (dst, dport): (&[u32; 4], u16),
+    (proto, v4): (u8, bool),
+) -> bool {
+    let (near, far) = (usize::from(is_reply), usize::from(!is_reply));
+    let from = &hot.outer[near];
+    let to = middle(addresses, hot.middle[near], &hot.outer[far]);
+    let family = if v4 { V4 | LIVE } else { LIVE };
+    from[0] == src[0]
+        && to[0] == dst[0]
+        && hot.outer_ports[near] == sport
+        && hot.middle_ports[near] == dport
+        && hot.proto == proto
+        && hot.flags & (V4 | LIVE) == family
+        && (v4 || (from[1..] == src[1..] && to[1..] == dst[1..]))
+}
+
+#[inline(always)]
+fn leaves<'a>(hot: &'a Hot, addresses: &'a [[u32; 4]], is_reply: bool) -> Leaves<'a> {
+    let (near, far) = (usize::from(is_reply), usize::from(!is_reply));
+    Leaves {
+        src: middle(addresses, hot.middle[far], &hot.outer[near]),
+        dst: &hot.outer[far],
+        sport: hot.middle_ports[far],
+        dport: hot.outer_ports[far],
+    }
+}
+
+/// B or C: by its number, or the same as the outer side.
+#[inline(always)]
+fn middle<'a>(addresses: &'a [[u32; 4]], number: u16, same: &'a [u32; 4]) -> &'a [u32; 4] {
+    if number == 0 { same } else { &addresses[usize::from(number)] }
+}
+
 /// The low half of a hash, scaled to `count` choices.
 #[inline]
 fn scale(hash: u64, count: u64) -> u32 {
-    u32::try_from(((hash & 0xffff_ffff) * count) >> 32).unwrap_or(0)
+    (((hash & 0xffff_ffff) * count) >> 32) as u32
 }
 
 #[cfg(test)]

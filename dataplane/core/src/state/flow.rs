@@ -14,6 +14,7 @@ use core::net::Ipv6Addr;
 use super::tcp::TcpState;
 use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
+use crate::parse::{FIN, RST};
 use crate::tables::record::{BackendId, Dispatch, RuleId, ServiceId};
 use crate::verdict::NextHopId;
 
@@ -48,16 +49,14 @@ pub const DNS: u16 = 2048;
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct Hot {
-    /// A and D. For IPv4 only the first word is an address; see [`Hot::count`] for the others.
-    pub a: [u32; 4],
-    pub d: [u32; 4],
+    /// A and D. For IPv4 only the first word is an address; see [`Hot::count`] for the others. All pairs are in the order
+    /// of the sides, so that a direction is an index and not a choice.
+    pub outer: [[u32; 4]; 2],
     /// Numbers of B and C; 0 means "the same as D" and "the same as A".
-    pub b: u16,
-    pub c: u16,
-    pub a_port: u16,
-    pub b_port: u16,
-    pub c_port: u16,
-    pub d_port: u16,
+    pub middle: [u16; 2],
+    /// Ports of A and D, and of B and C.
+    pub outer_ports: [u16; 2],
+    pub middle_ports: [u16; 2],
     pub proto: u8,
     pub tcp: u8,
     pub flags: u16,
@@ -106,17 +105,26 @@ impl Hot {
         }
     }
 
+    #[inline]
     pub fn tcp(&self) -> TcpState {
         TcpState::from_number(self.tcp)
     }
 
+    /// Follow the connection; in the midst of one there is nothing to follow.
+    #[inline(always)]
+    pub fn track(&mut self, flags: u8, is_reply: bool) {
+        if self.tcp != TcpState::Established as u8 || flags & (RST | FIN) != 0 {
+            self.tcp = self.tcp().after(flags, is_reply) as u8;
+        }
+    }
+
     /// Count a packet of the direction. IPv4 counts are exact without bound: what overflows the line is carried to the
     /// cold part. IPv6 packets are counted in 32 bits, their bytes in 64.
-    #[inline]
+    #[inline(always)]
     pub fn count(&mut self, cold: &mut Cold, is_reply: bool, len: usize) {
         let side = usize::from(is_reply);
         if self.is(V4) {
-            let words = if is_reply { &mut self.d } else { &mut self.a };
+            let words = &mut self.outer[side];
             let (packets, wrapped) = words[1].overflowing_add(1);
             words[1] = packets;
             if wrapped {
@@ -136,7 +144,8 @@ impl Hot {
             let side = |words: &[u32; 4], carried: u32| {
                 (u64::from(carried) << 32 | u64::from(words[1]), join([words[2], words[3]]))
             };
-            let (original, reply) = (side(&self.a, cold.packets[0]), side(&self.d, cold.packets[1]));
+            let [a, d] = &self.outer;
+            let (original, reply) = (side(a, cold.packets[0]), side(d, cold.packets[1]));
             ([original.0, reply.0], [original.1, reply.1])
         } else {
             (cold.packets.map(u64::from), cold.bytes.map(join))
@@ -147,7 +156,7 @@ impl Hot {
     #[expect(clippy::cast_possible_truncation, reason = "split into halves on purpose")]
     pub fn set_counts(&mut self, cold: &mut Cold, packets: [u64; 2], bytes: [u64; 2]) {
         if self.is(V4) {
-            for (words, side) in [(&mut self.a, 0), (&mut self.d, 1)] {
+            for (side, words) in self.outer.iter_mut().enumerate() {
                 words[1] = packets[side] as u32;
                 cold.packets[side] = (packets[side] >> 32) as u32;
                 [words[2], words[3]] = split(bytes[side]);

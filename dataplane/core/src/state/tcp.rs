@@ -77,6 +77,7 @@ impl TcpState {
         matches!(self, Self::Closed | Self::Reset)
     }
 
+    #[inline]
     pub const fn from_number(number: u8) -> Self {
         match number {
             0 => Self::SynSent,
