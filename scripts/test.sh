@@ -18,6 +18,9 @@ scripts/build-xdp.sh --check
 step "unit, property, golden and corpus tests"
 cargo nextest run --workspace --no-fail-fast --status-level fail
 
+step "instructions a packet"
+scripts/count.sh
+
 step "end to end"
 cargo build --quiet --profile lab -p sluice -p sluiced -p sluice-control
 scripts/e2e/run.sh

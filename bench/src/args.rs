@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Sink(SinkArgs),
     /// Forward frames between two interfaces over AF_XDP as they are
     L2fwd(L2fwdArgs),
+    /// Packets through the path for an instrument that counts instructions
+    #[command(hide = true)]
+    Count(PathArgs),
     /// Make traffic as ordered on standard input
     #[command(hide = true)]
     Generate,

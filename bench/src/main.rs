@@ -3,6 +3,7 @@
 mod alloc;
 mod args;
 mod clock;
+mod count;
 mod machine;
 mod page;
 mod pages;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     pages::ask_for_huge_ones();
     let outcome = match args::Args::parse().command {
         args::Command::Path(args) => path::run(&args),
+        args::Command::Count(args) => count::run(&args),
         args::Command::Tables(args) => tables::run(&args),
         args::Command::Veth(args) => wire::veth::run(&args),
         args::Command::Rfc2544(args) => wire::rfc2544::run(&args),

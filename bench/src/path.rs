@@ -176,7 +176,7 @@ impl EventSink for Slots {
 }
 
 /// One worker's bench.
-struct Rig<'a> {
+pub(crate) struct Rig<'a> {
     args: &'a PathArgs,
     tables: &'a Tables,
     state: State,
@@ -189,7 +189,7 @@ struct Rig<'a> {
 }
 
 impl<'a> Rig<'a> {
-    fn new(args: &'a PathArgs, tables: &'a Tables, worker: u8) -> anyhow::Result<Self> {
+    pub(crate) fn new(args: &'a PathArgs, tables: &'a Tables, worker: u8) -> anyhow::Result<Self> {
         let mut rig = Self {
             args,
             tables,
@@ -316,6 +316,19 @@ impl<'a> Rig<'a> {
         forward(self.tables, &mut self.state, self.now, &mut packets, &mut self.fates, &mut self.events);
         black_box(&self.fates);
         packets.len() as u64
+    }
+
+    /// So many bursts through [`crate::count::measured`]; how many packets it was.
+    pub(crate) fn count(mut self, bursts: u64) -> anyhow::Result<u64> {
+        let forwarded = self.state.counters.forwarded;
+        for slot in 0..bursts {
+            self.now.0 += BURST_TIME;
+            self.traffic.some(usize::from(self.args.batch), &mut self.flows);
+            let mut packets = self.traffic.show(slot, self.say, &self.flows);
+            let (state, events) = (&mut self.state, &mut self.events);
+            crate::count::measured(self.tables, state, self.now, &mut packets, &mut self.fates, events);
+        }
+        Ok(self.state.counters.forwarded - forwarded)
     }
 
     /// How long single bursts take, with the clock in it.
