@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::observe::Observe;
 use crate::output::Form;
 
 /// Where the control daemon listens unless its configuration says otherwise.
@@ -256,23 +257,6 @@ pub struct Flows {
     /// At most so many.
     #[arg(long, default_value_t = 1000)]
     pub limit: u32,
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Form,
-}
-
-#[derive(Debug, Args)]
-pub struct Observe {
-    /// The latest so many.
-    #[arg(long, default_value_t = 20)]
-    pub last: u32,
-    /// Go on as things happen.
-    #[arg(short, long)]
-    pub follow: bool,
-    #[command(flatten)]
-    pub filter: Filter,
-    /// Only this verdict (FORWARDED, DROPPED, AUDIT).
-    #[arg(long)]
-    pub verdict: Option<String>,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Form,
 }

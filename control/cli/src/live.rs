@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::args::{Flows, Observe};
+use crate::args::Flows;
 use crate::client::Client;
 use crate::output::{self, Column, Form};
 
@@ -21,9 +21,11 @@ const POLICIES: &[Column] = &[
     ("KIND", "/kind"),
     ("NAMESPACE", "/namespace"),
     ("NAME", "/name"),
-    ("ENDPOINTS", "/selects"),
+    ("SELECTOR", "/selector"),
+    ("SELECTS", "/selects"),
     ("INGRESS", "/ingress"),
     ("EGRESS", "/egress"),
+    ("ENFORCED", "/enforced"),
 ];
 const IDENTITIES: &[Column] = &[("IDENTITY", "/identity"), ("LABELS", "/labels")];
 const ENDPOINTS: &[Column] = &[
@@ -71,47 +73,17 @@ pub fn status(client: &Client, form: Form) -> Result<()> {
     let status = client.get("/v1/status")?;
     match form {
         Form::Json | Form::Yaml => output::data(form, &status),
-        Form::Table => output::line(&outline(&status, 0)),
+        Form::Table => {
+            for line in status["attention"].as_array().into_iter().flatten() {
+                output::line(&format!("!! {}\n", plain(line)))?;
+            }
+            output::line(&outline(&status, 0))
+        }
     }
 }
 
 pub fn metrics(client: &Client) -> Result<()> {
     output::line(&client.text("/metrics")?)
-}
-
-pub fn observe(client: &Client, args: &Observe) -> Result<()> {
-    let verdict = args.verdict.as_ref().map_or(String::new(), |v| format!("&verdict={v}"));
-    let path =
-        format!("/v1/events?last={}&follow={}{}{}", args.last, args.follow, verdict, args.filter.query());
-    client.lines(&path, |line| event(line, args.output).map(|()| true))
-}
-
-fn event(line: &str, form: Form) -> Result<()> {
-    match form {
-        Form::Json => output::line(&format!("{line}\n")),
-        Form::Yaml => output::yaml(&serde_json::from_str(line)?),
-        Form::Table => output::line(&format!("{}\n", sentence(&serde_json::from_str(line)?))),
-    }
-}
-
-/// One event as a line in the manner of `hubble observe`: time, who to whom, what came of it, by which rules.
-fn sentence(event: &Value) -> String {
-    let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut line = format!(
-        "{} {} -> {} {} {}",
-        text("/time"),
-        text("/from"),
-        text("/to"),
-        text("/proto"),
-        text("/verdict")
-    );
-    for (label, at) in [("", "/drop_reason_desc"), ("via ", "/backend"), ("rules ", "/rule_text")] {
-        let value = text(at);
-        if !value.is_empty() {
-            line.push_str(&format!(" {label}{value}"));
-        }
-    }
-    line
 }
 
 /// A nested object as indented `key: value` lines.

@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod live;
 mod manual;
+mod observe;
 mod offline;
 mod output;
 mod replay;
@@ -68,12 +69,12 @@ fn dispatch(cli: &Cli) -> Result<Answer> {
         Command::Names(args) => done(live::list(&client, "names", args.output)),
         Command::Nat(args) => done(live::list(&client, "nat", args.output)),
         Command::Flows(args) => done(live::flows(&client, args)),
-        Command::Observe(args) => done(live::observe(&client, args)),
+        Command::Observe(args) => done(observe::observe(&client, args)),
         Command::Trace(args) => done(watch::trace(&client, args)),
         Command::Capture(args) => done(watch::capture(&client, args)),
         Command::Metrics => done(live::metrics(&client)),
         Command::Completions { shell } => done(manual::completions(*shell)),
-        Command::Man { folder } => done(manual::pages(folder)),
+        Command::Man { folder } => done(manual::pages(folder).and_then(|()| manual::daemons(folder))),
         Command::Config(args) => match &args.what {
             ConfigCommand::Schema { kind } => done(offline::config_schema(kind.as_deref())),
             ConfigCommand::Show { file } => done(offline::config_show(file)),

@@ -21,6 +21,21 @@ pub fn pages(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The daemons' pages, from the daemons themselves.
+pub fn daemons(folder: &Path) -> Result<()> {
+    for name in ["sluiced", "sluice-control"] {
+        let output = crate::run::sibling(name).and_then(|program| {
+            std::process::Command::new(&program)
+                .arg("--man")
+                .output()
+                .with_context(|| format!("cannot run {name}"))
+        })?;
+        let file = folder.join(format!("{name}.8"));
+        fs::write(&file, output.stdout).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
 fn page(command: &Command, name: &str, folder: &Path) -> Result<()> {
     let mut text = Vec::new();
     clap_mangen::Man::new(command.clone()).title(name).render(&mut text)?;

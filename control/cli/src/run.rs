@@ -68,7 +68,7 @@ fn write_settings(config: &Path) -> Result<PathBuf> {
 }
 
 /// A program of ours next to this one, or on the PATH.
-fn sibling(name: &str) -> Result<PathBuf> {
+pub fn sibling(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the folder of this program")?;
     let near = own.with_file_name(name);
     if near.exists() {

@@ -1,30 +1,21 @@
 //! The API: HTTP on a Unix socket for `sluice`, and metrics and health on TCP for everyone else.
 
-use std::convert::Infallible;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Deserialize;
 use serde_json::Value;
-use sluice_core::event::EventKind;
-use sluice_policy::decode::prefix;
-use sluice_policy::identity::holds_ip;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::BroadcastStream;
 
-use crate::history::Seen;
 use crate::reconcile::Control;
-use crate::{views, watches};
+use crate::{events, views, watches};
 
 type Shared = State<Arc<Control>>;
 
@@ -45,7 +36,7 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
         .with_context(|| format!("cannot listen on {metrics} (api.metrics)"))?;
     let health = Router::new()
         .route("/metrics", get(metrics_text))
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(Arc::clone(&control));
     let all = Router::new()
@@ -57,7 +48,7 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
         .route("/v1/names", get(|| async { Json(Value::Array(Vec::new())) }))
         .route("/v1/nat", get(|c: Shared| async move { Json(views::nat(&c)) }))
         .route("/v1/flows", get(flows))
-        .route("/v1/events", get(events))
+        .route("/v1/events", get(events::serve))
         .route("/v1/watch", get(watches::serve))
         .with_state(control)
         .merge(health.clone());
@@ -74,44 +65,38 @@ async fn metrics_text(control: Shared) -> Response {
     ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
-async fn readyz(control: Shared) -> (StatusCode, String) {
-    match control.ready() {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+/// `ok`, or why not; with `?verbose` every condition by itself, as Kubernetes does it.
+async fn readyz(
+    control: Shared,
+    Query(asked): Query<std::collections::HashMap<String, String>>,
+) -> (StatusCode, String) {
+    let conditions = control.conditions();
+    let missing = conditions.iter().find_map(|(_, state)| state.as_ref().err());
+    let code = if missing.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    if asked.contains_key("verbose") {
+        return (code, views::verbose("readyz", &conditions));
+    }
+    match missing {
+        None => (code, "ok\n".to_owned()),
+        Some(why) => (code, format!("not ready: {why}\n")),
+    }
+}
+
+/// This process answers; that is all that being alive takes.
+async fn livez(Query(asked): Query<std::collections::HashMap<String, String>>) -> String {
+    match asked.contains_key("verbose") {
+        true => views::verbose("livez", &[("answering", Ok(()))]),
+        false => "ok\n".to_owned(),
     }
 }
 
 /// What a request asks for; all that is given must hold.
 #[derive(Debug, Default, Deserialize)]
 struct Wanted {
-    last: Option<usize>,
-    #[serde(default)]
-    follow: bool,
-    verdict: Option<String>,
     ip: Option<String>,
     port: Option<u16>,
     protocol: Option<String>,
     limit: Option<u32>,
-}
-
-impl Wanted {
-    fn fits(&self, seen: &Seen) -> bool {
-        let event = &seen.event;
-        let ours = |verdict: &String| verdict.eq_ignore_ascii_case(sluice_policy::observed::verdict(event));
-        let net = |text: &String| {
-            prefix(text).is_ok_and(|p| {
-                let sides: [IpAddr; 2] = [event.key.source(), event.key.destination()];
-                sides.iter().any(|ip| holds_ip(&p, *ip))
-            })
-        };
-        event.kind != EventKind::End
-            && self.verdict.as_ref().is_none_or(ours)
-            && self.ip.as_ref().is_none_or(net)
-            && self.port.is_none_or(|port| event.key.sport == port || event.key.dport == port)
-            && self.protocol.as_ref().is_none_or(|name| {
-                name.eq_ignore_ascii_case(&sluice_policy::observed::protocol(event.key.proto))
-            })
-    }
 }
 
 async fn flows(control: Shared, Query(wanted): Query<Wanted>) -> Response {
@@ -135,21 +120,4 @@ async fn flows(control: Shared, Query(wanted): Query<Wanted>) -> Response {
         }
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
-}
-
-/// One JSON object a line: the latest, and with `follow` those to come.
-async fn events(control: Shared, Query(wanted): Query<Wanted>) -> Response {
-    let State(control) = control;
-    let news = control.history.listen();
-    let past = control.history.last(wanted.last.unwrap_or(20), |seen| wanted.fits(seen));
-    let past: Vec<String> = past.iter().map(|seen| format!("{}\n", views::event(&control, seen))).collect();
-    if !wanted.follow {
-        return past.concat().into_response();
-    }
-    let coming = BroadcastStream::new(news).filter_map(move |seen| {
-        let seen = seen.ok().filter(|seen| wanted.fits(seen))?;
-        Some(format!("{}\n", views::event(&control, &seen)))
-    });
-    let lines = tokio_stream::iter(past).chain(coming).map(Ok::<_, Infallible>);
-    Body::from_stream(lines).into_response()
 }

@@ -19,6 +19,22 @@ pub struct Seen {
     pub milliseconds: u64,
 }
 
+/// Which of the events that are kept: a span of time, and of that the first or the last so many.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Part {
+    pub first: Option<usize>,
+    pub last: Option<usize>,
+    pub since: Option<u64>,
+    pub until: Option<u64>,
+}
+
+/// Milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "events are told with the time of day")]
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[derive(Debug)]
 pub struct History {
     ring: Mutex<Ring>,
@@ -39,10 +55,8 @@ impl Default for History {
 }
 
 impl History {
-    #[expect(clippy::disallowed_methods, reason = "events are told with the time of day")]
     pub fn add(&self, events: Vec<SentEvent>, lost: u64) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let milliseconds = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = now();
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.lost = lost;
         for event in events {
@@ -57,11 +71,17 @@ impl History {
         }
     }
 
-    /// The latest that fit, oldest first, at most so many.
-    pub fn last(&self, most: usize, fits: impl Fn(&Seen) -> bool) -> Vec<Seen> {
+    /// The events of this part that `tell` has a word for, oldest first.
+    pub fn part(&self, part: &Part, tell: impl Fn(&Seen) -> Option<String>) -> Vec<String> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<Seen> =
-            ring.events.iter().rev().filter(|seen| fits(seen)).take(most).copied().collect();
+        let (since, until) = (part.since.unwrap_or(0), part.until.unwrap_or(u64::MAX));
+        let within = |seen: &&Seen| (since..=until).contains(&seen.milliseconds);
+        if let Some(first) = part.first {
+            return ring.events.iter().filter(within).filter_map(tell).take(first).collect();
+        }
+        let most = part.last.unwrap_or(usize::MAX);
+        let mut found: Vec<String> =
+            ring.events.iter().rev().filter(within).filter_map(tell).take(most).collect();
         found.reverse();
         found
     }

@@ -122,7 +122,7 @@ fn serve(control: &Control, mut stream: UnixStream) -> std::io::Result<()> {
             ToControl::Hello { .. } => {}
             ToControl::Ack { generation, microseconds } => control.acknowledge(generation, microseconds),
             ToControl::Nack { generation, why } => control.refuse(generation, why),
-            ToControl::Events { events, lost } => control.history.add(events, lost),
+            ToControl::Events { events, lost } => control.hear(events, lost),
             ToControl::Seen { watch, now, packets, lost, done } => {
                 control.watches.tell(watch, now, packets, lost, done);
             }

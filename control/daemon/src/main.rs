@@ -2,19 +2,22 @@
 
 mod api;
 mod args;
+mod events;
 mod history;
 mod link;
 mod metrics;
 mod reconcile;
 mod source;
+mod tally;
 mod views;
 mod watches;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use sluice_feed::steady::Steady;
 use sluice_policy::config;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,6 +26,9 @@ use reconcile::Control;
 use source::files::Watch;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--man") {
+        return manual();
+    }
     let args = Args::parse();
     start_log(args.log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -51,7 +57,7 @@ async fn run(args: &Args) -> Result<()> {
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     loop {
         tokio::select! {
-            () = watch.changed() => control.reload(),
+            news = watch.changed() => control.take(news),
             _ = hangup.recv() => control.reload(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -63,10 +69,21 @@ async fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The manual page, for `sluice man`; made from what `--help` is made from.
+fn manual() -> ExitCode {
+    let page = clap_mangen::Man::new(Args::command()).section("8");
+    match page.render(&mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(2),
+    }
+}
+
 fn start_log(form: LogForm) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Mutex::new(Steady::new(std::io::stderr())))
+        .with_target(false);
     match form {
         LogForm::Text => log.with_ansi(false).init(),
         LogForm::Json => log.json().init(),

@@ -7,6 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// All samples of one name.
@@ -86,10 +87,13 @@ impl Collector for Snapshot {
     }
 }
 
-/// The text exposition of these families.
-pub fn exposition(families: Vec<Family>) -> String {
+/// The text exposition of these families, and of histograms (name, help, values).
+pub fn exposition(families: Vec<Family>, histograms: Vec<(&'static str, &'static str, Histogram)>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshot(families)));
+    for (name, help, histogram) in histograms {
+        registry.register(name, help, histogram);
+    }
     let mut out = String::new();
     // Writing to a string cannot fail; the encoder's own errors would be a bug that the test below catches.
     let _ = text::encode(&mut out, &registry);
@@ -97,7 +101,9 @@ pub fn exposition(families: Vec<Family>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
@@ -105,12 +111,65 @@ mod tests {
         let drops = Family::counter("cilium_drop_count", "Dropped packets.")
             .with(&[("reason", "POLICY_DENIED"), ("direction", "INGRESS")], 7);
         let flows = Family::gauge("sluice_flows", "Flows now.").with(&[], 3);
-        let text = exposition(vec![drops, flows]);
+        let took = Histogram::new([0.001, 0.005]);
+        took.observe(0.002);
+        let text =
+            exposition(vec![drops, flows], vec![("sluice_publish_seconds", "From read to live.", took)]);
+        assert_sound(&text);
         assert!(
             text.contains("cilium_drop_count_total{reason=\"POLICY_DENIED\",direction=\"INGRESS\"} 7.0"),
             "{text}"
         );
         assert!(text.contains("# TYPE sluice_flows gauge"), "{text}");
         assert!(text.contains("sluice_flows 3"), "{text}");
+        assert!(text.contains("sluice_publish_seconds_bucket{le=\"0.005\"} 1"), "{text}");
+    }
+
+    /// What `promtool check metrics` would look at: every line is a comment or a sample of a family that was announced with
+    /// type and help, names are legal, counters end in `_total`, no series comes twice.
+    pub fn assert_sound(text: &str) {
+        let (mut types, mut helped, mut series) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "announced twice: {line}");
+            } else {
+                let (id, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert!(series.insert(id.to_owned()), "twice: {line}");
+                let name = id.split('{').next().unwrap();
+                assert!(
+                    name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
+                    "{line}"
+                );
+                let family = ["_total", "_bucket", "_sum", "_count"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end).filter(|f| types.contains_key(*f)));
+                let family = family.unwrap_or(name);
+                let kind = types.get(family).unwrap_or_else(|| panic!("never announced: {line}"));
+                assert!(helped.contains(family), "no help: {line}");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                labels(id.strip_prefix(name).unwrap());
+            }
+        }
+    }
+
+    fn labels(text: &str) {
+        if text.is_empty() || text == "{}" {
+            return;
+        }
+        let inner = text
+            .strip_prefix('{')
+            .and_then(|text| text.strip_suffix('}'))
+            .unwrap_or_else(|| panic!("{text}"));
+        let mut names = BTreeSet::new();
+        for label in inner.split("\",") {
+            let (name, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{text}"));
+            assert!(names.insert(name) && !name.is_empty() && !value.contains('\n'), "{text}");
+        }
     }
 }

@@ -1,16 +1,33 @@
 //! Newest objects → compiled → told to the dataplane, once. What is invalid changes nothing and is reported.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use prometheus_client::metrics::histogram::Histogram;
 use sluice_core::tables::record::Change;
+use sluice_feed::event::SentEvent;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::Gateway;
 use sluice_policy::decode::Problems;
 use sluice_policy::objects::{self, Objects};
+use sluice_policy::shelf::Shelf;
 
 use crate::history::History;
 use crate::link::Link;
+use crate::source::files::News;
+use crate::tally::Tally;
 use crate::watches::Watches;
+
+/// Bounds of the histogram of how long a change takes, in seconds.
+const LATENCIES: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
+
+#[expect(clippy::disallowed_methods, reason = "how long things take is measured here")]
+fn now() -> Instant {
+    Instant::now()
+}
 
 /// Everything that the parts of this process share.
 pub struct Control {
@@ -19,11 +36,18 @@ pub struct Control {
     pub history: History,
     pub link: Link,
     pub watches: Watches,
+    pub tally: Tally,
+    /// Seconds from reading a change to its being live on every worker.
+    pub latency: Histogram,
 }
 
 /// The objects as they were last valid, and how the latest fared.
 pub struct World {
-    pub compiled: Arc<Compiled>,
+    pub compiled: Compiled,
+    /// Which file told of what, as long as all of them are good.
+    shelf: Option<Shelf>,
+    /// When what a generation that is under way was made of was read.
+    under_way: BTreeMap<u64, Instant>,
     pub generation: u64,
     /// Live on every worker.
     pub acknowledged: u64,
@@ -32,19 +56,24 @@ pub struct World {
     pub refused: Option<String>,
     pub problems: Vec<String>,
     pub loaded: bool,
+    /// When the objects were read that are compiled.
+    pub read_at: Option<Instant>,
 }
 
 impl Control {
     pub fn new(gateway: Gateway) -> Self {
         let compiled = Compiled::new(Objects::default(), gateway.options.clone(), Problems::default());
         let world = World {
-            compiled: Arc::new(compiled),
+            compiled,
+            shelf: None,
+            under_way: BTreeMap::new(),
             generation: 0,
             acknowledged: 0,
             took: 0,
             refused: None,
             problems: Vec::new(),
             loaded: false,
+            read_at: None,
         };
         Self {
             gateway,
@@ -52,6 +81,8 @@ impl Control {
             history: History::default(),
             link: Link::default(),
             watches: Watches::default(),
+            tally: Tally::default(),
+            latency: Histogram::new(LATENCIES),
         }
     }
 
@@ -59,40 +90,90 @@ impl Control {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Files changed: read what is needed.
+    pub fn take(&self, news: News) {
+        match news {
+            News::Files(files) if self.reread(&files) => {}
+            News::Files(_) | News::Everything => self.reload(),
+        }
+    }
+
+    /// Read only these files. False: that is not enough to tell what they mean.
+    fn reread(&self, files: &[PathBuf]) -> bool {
+        let began = now();
+        let mut guard = self.world();
+        let world = &mut *guard;
+        let Some(shelf) = world.shelf.as_mut().filter(|_| world.loaded) else { return false };
+        let Some(edits) = shelf.reread(files, &world.compiled, &self.gateway.options.limits) else {
+            world.shelf = None;
+            return false;
+        };
+        let changes = world.compiled.edit(edits);
+        world.read_at = Some(began);
+        world.compiled.warnings = shelf.warnings();
+        world.compiled.warnings.extend(world.compiled.engine.dangling());
+        self.publish(guard, changes, began);
+        true
+    }
+
     /// Read all objects again; if they are valid and mean something else, tell the dataplane the difference.
     pub fn reload(&self) {
+        let began = now();
         let options = self.gateway.options.clone();
-        let (objects, problems) = objects::load(&self.gateway.objects, &options.limits);
+        let (objects, problems, seen) = objects::load_seen(&self.gateway.objects, &options.limits);
         if !problems.is_ok() {
             let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
             for line in told.iter().take(20) {
                 tracing::error!("{line}");
             }
             tracing::error!("{} mistake(s): nothing was changed", told.len());
-            self.world().problems = told;
+            let mut world = self.world();
+            (world.problems, world.shelf) = (told, None);
             return;
         }
-        let mut world = self.world();
-        let whole = !world.loaded;
+        let mut guard = self.world();
+        let world = &mut *guard;
+        world.shelf = Some(Shelf::new(&seen, &objects, &problems.warnings));
         // What differs is compiled in place: numbers stay what they were, and the cost is that of the difference.
-        let compiled = Arc::make_mut(&mut world.compiled);
-        let mut changes = compiled.update(objects, problems);
-        if whole {
-            changes = compiled.changes();
+        let mut changes = world.compiled.update(objects, problems);
+        if !world.loaded {
+            changes = world.compiled.changes();
         }
-        for warning in &compiled.warnings {
+        for warning in &world.compiled.warnings {
             tracing::warn!("{warning}");
         }
         world.problems.clear();
+        world.read_at = Some(began);
+        self.publish(guard, changes, began);
+    }
+
+    /// A new generation, if there is anything new.
+    fn publish(&self, mut world: MutexGuard<'_, World>, changes: Vec<Change>, began: Instant) {
         if changes.is_empty() && world.loaded {
             return;
         }
+        let whole = !world.loaded;
         world.loaded = true;
         world.generation += 1;
         tracing::info!("generation {}: {} change(s)", world.generation, changes.len());
         let generation = world.generation;
+        // Without a dataplane nothing is under way; how long it was away is no measure of a change.
+        if self.link.is_up() {
+            world.under_way.insert(generation, began);
+        }
         drop(world);
         self.link.send_changes(generation, whole, changes);
+    }
+
+    /// Events came: count them, keep them, tell those who listen.
+    pub fn hear(&self, events: Vec<SentEvent>, lost: u64) {
+        {
+            let world = self.world();
+            for event in &events {
+                self.tally.add(&(*event).into(), &world.compiled);
+            }
+        }
+        self.history.add(events, lost);
     }
 
     /// The whole generation, for a dataplane that has just come.
@@ -104,6 +185,12 @@ impl Control {
     pub fn acknowledge(&self, generation: u64, microseconds: u64) {
         let mut world = self.world();
         world.acknowledged = world.acknowledged.max(generation);
+        // What was overtaken by a snapshot is live with it; only the latest tells how long it took.
+        let later = world.under_way.split_off(&(generation + 1));
+        let earlier = std::mem::replace(&mut world.under_way, later);
+        if let Some(began) = earlier.get(&generation) {
+            self.latency.observe(began.elapsed().as_secs_f64());
+        }
         world.took = microseconds;
         world.refused = None;
         tracing::info!("generation {generation} is live after {microseconds} µs");
@@ -111,21 +198,34 @@ impl Control {
 
     pub fn refuse(&self, generation: u64, why: String) {
         tracing::error!("the dataplane refused generation {generation}: {why}");
-        self.world().refused = Some(why);
+        let mut world = self.world();
+        world.under_way.remove(&generation);
+        world.refused = Some(why);
+    }
+
+    /// What being ready takes, each with what is missing.
+    pub fn conditions(&self) -> Vec<(&'static str, Result<(), String>)> {
+        self.conditions_of(&self.world())
+    }
+
+    /// The same, for those who look at the world already.
+    pub fn conditions_of(&self, world: &World) -> Vec<(&'static str, Result<(), String>)> {
+        let must = |holds: bool, why: String| if holds { Ok(()) } else { Err(why) };
+        vec![
+            ("objects", must(world.loaded, "no valid set of objects was read yet".to_owned())),
+            ("dataplane", must(self.link.is_up(), "the dataplane is not connected".to_owned())),
+            (
+                "generation",
+                must(
+                    world.acknowledged >= world.generation,
+                    format!("generation {} is not live yet", world.generation),
+                ),
+            ),
+        ]
     }
 
     /// Objects read, dataplane there, latest generation live?
     pub fn ready(&self) -> Result<(), String> {
-        let world = self.world();
-        if !world.loaded {
-            return Err("no valid set of objects was read yet".to_owned());
-        }
-        if !self.link.is_up() {
-            return Err("the dataplane is not connected".to_owned());
-        }
-        if world.acknowledged < world.generation {
-            return Err(format!("generation {} is not live yet", world.generation));
-        }
-        Ok(())
+        self.conditions().into_iter().try_for_each(|(_, state)| state)
     }
 }

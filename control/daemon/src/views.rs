@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::state::tcp::TcpState;
+use sluice_core::verdict::DropReason;
 use sluice_feed::message::{Answer, Question};
-use sluice_policy::observed::{describe, protocol};
+use sluice_policy::observed::protocol;
+use sluice_policy::policy::above::Kind;
+use sluice_policy::policy::{Direction, Policy, Subject};
 
-use crate::history::Seen;
 use crate::metrics::{Family, exposition};
 use crate::reconcile::Control;
 
@@ -31,6 +33,8 @@ pub async fn status(control: &Control) -> Value {
         "generation": world.generation,
         "acknowledged": world.acknowledged,
         "live_after_microseconds": world.took,
+        "attention": attention(control, &world, &dataplane),
+        "objects_read_seconds_ago": world.read_at.map(|at| at.elapsed().as_secs()),
         "refused": world.refused,
         "problems": world.problems,
         "warnings": world.compiled.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -44,6 +48,94 @@ pub async fn status(control: &Control) -> Value {
         "events_lost": lost,
         "dataplane": dataplane,
     })
+}
+
+/// Conditions as Kubernetes' endpoints list them.
+pub fn verbose(name: &str, conditions: &[(&str, Result<(), String>)]) -> String {
+    let mut text = String::new();
+    for (condition, state) in conditions {
+        match state {
+            Ok(()) => text.push_str(&format!("[+]{condition} ok\n")),
+            Err(why) => text.push_str(&format!("[-]{condition} failed: {why}\n")),
+        }
+    }
+    let passed = conditions.iter().all(|(_, state)| state.is_ok());
+    text.push_str(&format!("{name} check {}\n", if passed { "passed" } else { "failed" }));
+    text
+}
+
+/// What somebody should know before they look at anything else.
+fn attention(control: &Control, world: &crate::reconcile::World, dataplane: &Value) -> Vec<String> {
+    let mut lines: Vec<String> = control
+        .conditions_of(world)
+        .into_iter()
+        .filter_map(|(_, state)| state.err())
+        .map(|why| format!("NOT READY: {why}"))
+        .collect();
+    if let Some(first) = world.problems.first() {
+        let count = world.problems.len();
+        lines.push(format!("THE OBJECTS ARE INVALID, the last valid ones are in force: {count} mistake(s), the first: {first}"));
+    }
+    let policies = world.compiled.engine.policies();
+    let above = |policy: &Policy| {
+        policy
+            .rules
+            .iter()
+            .any(|rule| rule.above.as_ref().is_some_and(|above| !matches!(above.kind, Kind::Dns(_))))
+    };
+    let names = |wanted: &dyn Fn(&Policy) -> bool| -> Vec<String> {
+        let mut names: Vec<String> = policies
+            .iter()
+            .filter(|(policy, _)| wanted(policy))
+            .map(|(policy, _)| {
+                format!("{}/{}", policy.source.namespace, policy.source.name)
+                    .trim_start_matches('/')
+                    .to_owned()
+            })
+            .collect();
+        names.dedup();
+        names
+    };
+    let inspected = names(&above);
+    if !inspected.is_empty() {
+        let workers = dataplane["workers"].as_array().into_iter().flatten();
+        let reason = DropReason::InspectionUnavailable.name();
+        let dropped: u64 = workers.filter_map(|worker| worker["dropped"][reason].as_u64()).sum();
+        lines.push(format!(
+            "NO L7 INSPECTION YET: flows that HTTP, Kafka or TLS rules would have to judge are dropped as {reason} \
+             ({dropped} so far), by {}",
+            some_of(&inspected)
+        ));
+    }
+    let hosts = names(&|policy| matches!(policy.subject, Subject::Nodes(_)));
+    if !hosts.is_empty() {
+        lines.push(format!(
+            "NOT YET ENFORCED ON THE LIVE HOST: policies that select nodes, judged offline only: {}",
+            some_of(&hosts)
+        ));
+    }
+    for device in dataplane["devices"].as_array().into_iter().flatten() {
+        let text = |field: &str| device[field].as_str().unwrap_or_default();
+        match text("mode") {
+            "generic" => lines.push(format!(
+                "{} runs in generic XDP mode (slow): {}",
+                text("name"),
+                text("mode_reason")
+            )),
+            "absent" => {
+                lines.push(format!("there is no interface {}; it is taken when it appears", text("name")))
+            }
+            _ => {}
+        }
+    }
+    lines
+}
+
+/// The first few of many.
+fn some_of(names: &[String]) -> String {
+    let more = names.len().saturating_sub(5);
+    let first = names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
 pub async fn flows(control: &Control, limit: u32) -> Result<Value, String> {
@@ -78,12 +170,6 @@ fn flow(record: &FlowRecord) -> Value {
     })
 }
 
-/// One event as the API tells it.
-pub fn event(control: &Control, seen: &Seen) -> Value {
-    let compiled = std::sync::Arc::clone(&control.world().compiled);
-    describe(&seen.event, &time(seen.milliseconds), &*compiled)
-}
-
 /// `2026-11-24T12:30:01.250Z`, by the calendar's own arithmetic.
 pub fn time(milliseconds: u64) -> String {
     let (seconds, milli) = (milliseconds / 1000, milliseconds % 1000);
@@ -116,37 +202,120 @@ pub fn nat(control: &Control) -> Value {
 /// Everything for Prometheus.
 pub async fn metrics(control: &Control) -> String {
     let dataplane = dataplane(control).await;
-    let mut families = vec![
-        Family::gauge("sluice_ready", "Objects read, dataplane connected, generation live.")
-            .with(&[], u64::from(control.ready().is_ok())),
-    ];
+    exposition(
+        families(control, &dataplane),
+        vec![(
+            "sluice_publish_seconds",
+            "From the moment that a change of objects is read until it is live on every worker.",
+            control.latency.clone(),
+        )],
+    )
+}
+
+fn families(control: &Control, dataplane: &Value) -> Vec<Family> {
+    let ready = Family::gauge("sluice_ready", "Objects read, dataplane connected, generation live.")
+        .with(&[], u64::from(control.ready().is_ok()));
+    let mut families = vec![ready];
     {
         let world = control.world();
-        families
-            .push(Family::gauge("sluice_generation", "Generation of objects.").with(&[], world.generation));
-        families.push(
-            Family::gauge("sluice_generation_live", "Generation that every worker sees.")
-                .with(&[], world.acknowledged),
-        );
-        families.push(
-            Family::gauge("sluice_generation_live_microseconds", "From told to live, latest.")
-                .with(&[], world.took),
-        );
-        families.push(
-            Family::gauge("sluice_object_problems", "Mistakes in the latest set of objects.")
-                .with(&[], world.problems.len() as u64),
-        );
+        for (name, help, value) in [
+            ("sluice_generation", "Generation of objects.", world.generation),
+            ("sluice_generation_live", "Generation that every worker sees.", world.acknowledged),
+            ("sluice_generation_live_microseconds", "From told to live, latest.", world.took),
+            ("sluice_object_problems", "Mistakes in the latest set of objects.", world.problems.len() as u64),
+            ("sluice_object_warnings", "What is odd in the objects.", world.compiled.warnings.len() as u64),
+        ] {
+            families.push(Family::gauge(name, help).with(&[], value));
+        }
+        objects(&world, &mut families);
     }
-    let (seen, lost) = control.history.counts();
-    families.push(Family::counter("hubble_flows_processed", "Flow events seen.").with(&[], seen));
+    let (_, lost) = control.history.counts();
     families.push(
         Family::counter("hubble_lost_events", "Events lost.")
             .with(&[("source", "OBSERVER_EVENTS_QUEUE")], lost),
     );
-    workers(&dataplane, &mut families);
-    devices(&dataplane, &mut families);
-    announced(&dataplane, &mut families);
-    exposition(families)
+    families.extend(control.tally.families());
+    workers(dataplane, &mut families);
+    pressure(dataplane, &mut families);
+    devices(dataplane, &mut families);
+    announced(dataplane, &mut families);
+    families
+}
+
+/// Under Cilium's names.
+fn objects(world: &crate::reconcile::World, families: &mut Vec<Family>) {
+    let (engine, objects) = (&world.compiled.engine, &world.compiled.objects);
+    families.push(Family::gauge("cilium_policy", "Policies.").with(&[], objects.policies.len() as u64));
+    families.push(
+        Family::gauge("cilium_policy_max_revision", "Newest generation of policies.")
+            .with(&[], world.generation),
+    );
+    families.push(
+        Family::gauge("cilium_endpoint_state", "Endpoints.")
+            .with(&[("endpoint_state", "ready")], objects.endpoints.len() as u64),
+    );
+    let mut kinds = BTreeMap::from([("cluster_local", 0), ("node_local", 0), ("reserved", 0)]);
+    for party in engine.identities() {
+        let kind = match party.number {
+            0..256 => "reserved",
+            256..65_536 => "cluster_local",
+            _ => "node_local",
+        };
+        *kinds.entry(kind).or_insert(0) += 1;
+    }
+    let identities =
+        kinds.iter().fold(Family::gauge("cilium_identity", "Identities."), |family, (kind, count)| {
+            family.with(&[("type", kind)], *count)
+        });
+    families.push(identities);
+    let mut enforcement = BTreeMap::from([("both", 0), ("egress", 0), ("ingress", 0), ("none", 0)]);
+    for endpoint in objects.endpoints.values() {
+        let slot = endpoint.addresses.first().and_then(|ip| engine.slot_of(*ip));
+        let on = |direction| slot.is_some_and(|slot| engine.is_enforced(slot, direction));
+        let kind = match (on(Direction::Egress), on(Direction::Ingress)) {
+            (true, true) => "both",
+            (true, false) => "egress",
+            (false, true) => "ingress",
+            (false, false) => "none",
+        };
+        *enforcement.entry(kind).or_insert(0) += 1;
+    }
+    let family =
+        Family::gauge("cilium_policy_endpoint_enforcement_status", "Endpoints by what is enforced for them.");
+    families.push(
+        enforcement
+            .iter()
+            .fold(family, |family, (kind, count)| family.with(&[("enforcement", kind)], *count)),
+    );
+}
+
+/// How full everything bounded is; README says what happens when it is.
+fn pressure(dataplane: &Value, families: &mut Vec<Family>) {
+    let empty = Vec::new();
+    let workers = dataplane["workers"].as_array().unwrap_or(&empty);
+    let mut used = Family::gauge(
+        "sluice_table_entries",
+        "Entries in use of a bounded table or queue, of the fullest worker.",
+    );
+    let mut room = Family::gauge("sluice_table_capacity", "Entries that it has room for.");
+    let mut share = Family::gauge(
+        "cilium_bpf_map_pressure",
+        "The share of a table that is in use, of the fullest worker.",
+    );
+    for (table, now, most) in [
+        ("flows", "flows", "flows_max"),
+        ("fragments", "fragments", "fragments_max"),
+        ("hold", "hold_now", "hold_max"),
+        ("events", "events_waiting", "events_max"),
+    ] {
+        let number = |worker: &Value, field: &str| worker[field].as_f64().unwrap_or(0.0);
+        let fullest = workers.iter().max_by(|a, b| number(a, now).total_cmp(&number(b, now)));
+        let Some(worker) = fullest.filter(|worker| number(worker, most) > 0.0) else { continue };
+        used.add(&[("table", table)], number(worker, now));
+        room.add(&[("table", table)], number(worker, most));
+        share.add(&[("map_name", table)], number(worker, now) / number(worker, most));
+    }
+    families.extend([used, room, share]);
 }
 
 fn workers(dataplane: &Value, families: &mut Vec<Family>) {
@@ -156,17 +325,22 @@ fn workers(dataplane: &Value, families: &mut Vec<Family>) {
     families.push(Family::counter("cilium_forward_count", "Packets forwarded.").with(&[], sum("forwarded")));
     families
         .push(Family::counter("cilium_forward_bytes", "Bytes forwarded.").with(&[], sum("forwarded_bytes")));
-    let mut drops: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut drops: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for worker in workers {
         for (reason, count) in worker["dropped"].as_object().into_iter().flatten() {
-            *drops.entry(reason).or_default() += count.as_u64().unwrap_or(0);
+            let egress = worker["denied_egress"][reason].as_u64().unwrap_or(0);
+            let [out, into] = drops.entry(reason).or_default();
+            *out += egress;
+            *into += count.as_u64().unwrap_or(0).saturating_sub(egress);
         }
     }
-    let dropped = drops
-        .iter()
-        .fold(Family::counter("cilium_drop_count", "Packets dropped."), |family, (reason, count)| {
-            family.with(&[("reason", reason)], *count)
-        });
+    let dropped = drops.iter().fold(
+        Family::counter("cilium_drop_count", "Packets dropped; by egress policy, or on their way in."),
+        |family, (reason, [out, into])| {
+            let family = family.with(&[("reason", reason), ("direction", "INGRESS")], *into);
+            if *out == 0 { family } else { family.with(&[("reason", reason), ("direction", "EGRESS")], *out) }
+        },
+    );
     families.push(dropped);
     for (name, help, field) in [
         ("sluice_packets_received", "Packets that workers received.", "received"),
@@ -248,5 +422,33 @@ mod tests {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(time(1_795_523_401_250), "2026-11-24T12:30:01.250Z");
+    }
+
+    #[test]
+    fn every_line_of_the_metrics_is_sound() {
+        let (gateway, problems) = sluice_policy::config::load(std::path::Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../configs/minimal.yaml"
+        )));
+        let control = Control::new(gateway.unwrap_or_else(|| panic!("{problems}")));
+        let worker = json!({
+            "flows": 3, "flows_max": 10, "fragments": 0, "fragments_max": 8, "forwarded": 7, "received": 9,
+            "dropped": {"POLICY_DENIED": 5, "NO_SUCH": 1}, "denied_egress": {"POLICY_DENIED": 2},
+        });
+        let dataplane =
+            json!({"workers": [worker.clone(), worker], "devices": [{"name": "eth0", "steered": 4}]});
+        let text = exposition(
+            families(&control, &dataplane),
+            vec![("sluice_publish_seconds", "s", control.latency.clone())],
+        );
+        crate::metrics::tests::assert_sound(&text);
+        for line in [
+            "cilium_drop_count_total{reason=\"POLICY_DENIED\",direction=\"INGRESS\"} 6.0",
+            "cilium_drop_count_total{reason=\"POLICY_DENIED\",direction=\"EGRESS\"} 4.0",
+            "sluice_table_capacity{table=\"flows\"} 10.0",
+            "cilium_bpf_map_pressure{map_name=\"flows\"} 0.3",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 }

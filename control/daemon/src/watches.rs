@@ -134,8 +134,7 @@ async fn start(
         .as_ref()
         .map_or_else(|| Ok(Wanted::default()), |text| serde_json::from_str(text))
         .map_err(|error| wrong(error.to_string()))?;
-    let compiled = Arc::clone(&control.world().compiled);
-    let filter = wanted.resolve(&compiled).map_err(wrong)?;
+    let filter = wanted.resolve(&control.world().compiled).map_err(wrong)?;
     let question = Question::Watch {
         filter: Box::new(filter),
         packets: asked.packets.clamp(1, MOST_PACKETS),
@@ -162,11 +161,11 @@ fn lines(
     use tokio_stream::StreamExt;
     let mut seen = 0_u64;
     tokio_stream::wrappers::ReceiverStream::new(news).map(move |news| {
-        let compiled = Arc::clone(&ending.control.world().compiled);
+        let world = ending.control.world();
         let mut text = String::new();
         for packet in &news.packets {
             seen += 1;
-            let mut told = tell(&ending.control, &compiled, packet, &news);
+            let mut told = tell(&ending.control, &world.compiled, packet, &news);
             told["n"] = json!(seen);
             if frames {
                 told["frames"] = json!({"came": hex(&packet.came), "went": hex(&packet.went)});

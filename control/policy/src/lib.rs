@@ -9,6 +9,7 @@ pub mod tree;
 pub mod decode;
 pub mod objects;
 pub mod schema;
+pub mod shelf;
 
 pub mod labels;
 pub mod policy;

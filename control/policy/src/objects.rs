@@ -91,14 +91,46 @@ impl Metadata {
 
 /// Read files and folders (recursively: *.yaml, *.yml, *.json).
 pub fn load(paths: &[PathBuf], limits: &Limits) -> (Objects, Problems) {
-    let mut reader = Reader::new(limits);
+    let (objects, problems, _) = load_seen(paths, limits);
+    (objects, problems)
+}
+
+fn files_of(paths: &[PathBuf], problems: &mut Problems) -> Vec<PathBuf> {
+    let mut all = Vec::new();
     for path in paths {
         let mut files = Vec::new();
-        collect(path, path, &mut files, &mut reader.problems);
+        collect(path, path, &mut files, problems);
         files.sort();
-        files.iter().for_each(|file| reader.file(file));
+        all.extend(files);
     }
-    reader.finish()
+    all
+}
+
+/// One file by itself: what it holds, what is wrong with it, and which objects it tells of (kind, namespace, name).
+#[derive(Debug, Default)]
+pub struct Read {
+    pub objects: Objects,
+    pub problems: Problems,
+    pub names: BTreeSet<(String, String, String)>,
+}
+
+pub fn read_file(path: &Path, limits: &Limits) -> Read {
+    let mut reader = Reader::new(limits);
+    reader.file(path);
+    let names = reader.seen.keys().cloned().collect();
+    let (objects, problems) = reader.finish();
+    Read { objects, problems, names }
+}
+
+/// As [`load`], and beside it where each object was found.
+pub fn load_seen(paths: &[PathBuf], limits: &Limits) -> (Objects, Problems, Seen) {
+    let mut reader = Reader::new(limits);
+    for file in files_of(paths, &mut reader.problems) {
+        reader.file(&file);
+    }
+    let seen = std::mem::take(&mut reader.seen);
+    let (objects, problems) = reader.finish();
+    (objects, problems, seen)
 }
 
 /// Read one text, as if it were a file of this name.
@@ -144,8 +176,11 @@ struct Reader<'a> {
     limits: &'a Limits,
     objects: Objects,
     problems: Problems,
-    seen: HashMap<(String, String, String), (Arc<str>, u32)>,
+    seen: Seen,
 }
+
+/// Where objects were found, by kind, namespace and name: file and line.
+pub type Seen = HashMap<(String, String, String), (Arc<str>, u32)>;
 
 /// Kinds that a cluster's dump holds and a gateway needs not.
 const HARMLESS: [&str; 32] = [

@@ -25,10 +25,11 @@ use short::{Glance, glance};
 use crate::event::{EventKind, EventSink, FlowEvent};
 use crate::flow_key::FlowKey;
 use crate::packet::{BURST, Packet};
-use crate::parse::{Headers, Kind, parse};
+use crate::parse::{FIN, Headers, Kind, RST, TCP, parse};
 use crate::state::State;
 use crate::state::conntrack::{FlowRef, FlowTable};
-use crate::state::flow::AUDIT;
+use crate::state::flow::{AUDIT, Hot};
+use crate::state::tcp::TcpState;
 use crate::tables::Tables;
 use crate::tables::record::RuleId;
 use crate::time::Now;
@@ -220,6 +221,13 @@ impl<S: EventSink> Turn<'_, S> {
         }
     }
 
+    /// Tell of a flow that this packet opened.
+    fn tell_opened(&mut self, headers: &Headers, flow: FlowRef) {
+        let mut event = flow_event(self.tables, &self.state.flows, self.now, EventKind::New, flow);
+        (event.tcp_flags, event.icmp_type) = (headers.tcp_flags, headers.icmp.0);
+        self.events.emit(&event);
+    }
+
     /// Tell of a flow, as seen from the direction of `flow`.
     fn tell(&mut self, kind: EventKind, flow: FlowRef) {
         let event = flow_event(self.tables, &self.state.flows, self.now, kind, flow);
@@ -247,7 +255,7 @@ pub fn flow_event(tables: &Tables, flows: &FlowTable, now: Now, kind: EventKind,
         translated,
         is_reply: flow.is_reply(),
         audit: hot.is(AUDIT),
-        tcp_flags: 0,
+        tcp_flags: if kind == EventKind::End { last_flag(hot) } else { 0 },
         icmp_type: 0,
         source,
         destination,
@@ -257,6 +265,16 @@ pub fn flow_event(tables: &Tables, flows: &FlowTable, now: Now, kind: EventKind,
         generation: tables.generation,
         packets,
         bytes,
+    }
+}
+
+/// What ended a connection, if it was one of its sides.
+fn last_flag(hot: &Hot) -> u8 {
+    match hot.tcp() {
+        _ if hot.proto != TCP => 0,
+        TcpState::Reset => RST,
+        TcpState::ClosingOriginal | TcpState::ClosingReply | TcpState::Closed => FIN,
+        TcpState::SynSent | TcpState::SynReceived | TcpState::Established => 0,
     }
 }
 

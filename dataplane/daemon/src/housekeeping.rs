@@ -261,7 +261,10 @@ impl Housekeeping {
             Ok(()) => {
                 merge(&mut self.told, &changes);
                 self.generation = generation;
-                self.steer();
+                // Everything is looked at for it: only when it can say something new.
+                if delivery.whole || changes.iter().any(steering::matters) {
+                    self.steer();
+                }
                 let microseconds = (self.clock.now().0 - began.0) / 1000;
                 ToControl::Ack { generation, microseconds }
             }

@@ -14,10 +14,12 @@ mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use sluice_feed::settings::DataplaneSettings;
+use sluice_feed::steady::Steady;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -44,6 +46,9 @@ enum LogForm {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--man") {
+        return manual();
+    }
     let args = Args::parse();
     start_log(args.log);
     match run(&args) {
@@ -64,10 +69,21 @@ fn run(args: &Args) -> Result<()> {
     housekeeping::Housekeeping::start(settings)?.run()
 }
 
+/// The manual page, for `sluice man`; made from what `--help` is made from.
+fn manual() -> ExitCode {
+    let page = clap_mangen::Man::new(Args::command()).section("8");
+    match page.render(&mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(2),
+    }
+}
+
 fn start_log(form: LogForm) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Mutex::new(Steady::new(std::io::stderr())))
+        .with_target(false);
     match form {
         LogForm::Text => log.with_ansi(false).init(),
         LogForm::Json => log.json().init(),

@@ -94,7 +94,7 @@ fn worker(running: &Running) -> Value {
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
         .collect();
-    json!({
+    let mut told = json!({
         "flows": flows.0,
         "flows_max": flows.1,
         "flows_created": counters.flows_created,
@@ -135,5 +135,18 @@ fn worker(running: &Running) -> Value {
             "waited": dns_waited.counts,
             "waited_nanoseconds": dns_waited.nanoseconds,
         },
-    })
+    });
+    rooms(running, &mut told);
+    let egress: serde_json::Map<String, Value> =
+        counters.denied_egress().map(|(reason, count)| (reason.name().to_owned(), json!(count))).collect();
+    told["denied_egress"] = egress.into();
+    told
+}
+
+/// How full what is bounded may become.
+fn rooms(running: &Running, told: &mut Value) {
+    told["fragments_max"] = running.fragments_max.into();
+    told["hold_max"] = sluice_run::hold::MOST.into();
+    told["events_waiting"] = running.events.waiting().into();
+    told["events_max"] = crate::workers::EVENT_RING.into();
 }

@@ -67,6 +67,11 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
     rules
 }
 
+/// May this change what the rules are made of?
+pub fn matters(change: &Change) -> bool {
+    matches!(change, Change::Settings(_) | Change::Frontend(..) | Change::Port(..))
+}
+
 /// The NodePort range, the NAT range where it shares an own address, and single service ports while there is room.
 fn ranges(settings: &Settings, mut services: Vec<(u16, u16)>, nat: bool) -> Vec<(u16, u16)> {
     let mut ranges = Vec::new();

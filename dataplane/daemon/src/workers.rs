@@ -21,7 +21,7 @@ use sluice_xsk::io::{Attached, Config, Device, Report, XskIo};
 use crate::clock::Clock;
 
 /// Events between a worker and the housekeeping thread.
-const EVENT_RING: usize = 16_384;
+pub const EVENT_RING: usize = 16_384;
 /// Packets between two workers.
 const HANDOVER_RING: usize = 256;
 const WANTED_RING: usize = 256;
@@ -40,6 +40,7 @@ pub struct Running {
     pub classroom: Classroom,
     pub attached: Vec<Attached>,
     pub huge_pages: bool,
+    pub fragments_max: u32,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -87,6 +88,7 @@ pub fn start(
             classroom,
             attached,
             huge_pages,
+            fragments_max: config.max_fragments,
             thread: Some(thread),
         });
     }

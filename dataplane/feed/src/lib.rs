@@ -9,6 +9,7 @@ pub mod codec;
 pub mod event;
 pub mod message;
 pub mod settings;
+pub mod steady;
 
 /// Both sides must speak the same.
 pub const VERSION: u32 = 2;

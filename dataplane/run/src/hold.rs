@@ -8,7 +8,7 @@ use sluice_core::time::Now;
 use crate::io::Frame;
 
 /// Frames kept in all, and for one neighbour. What comes beyond is dropped: its sender will send again.
-const MOST: usize = 256;
+pub const MOST: usize = 256;
 const MOST_EACH: usize = 16;
 const PATIENCE: u64 = Now::SECOND;
 /// A neighbour is asked for again after this.

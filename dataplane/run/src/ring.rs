@@ -41,6 +41,11 @@ impl EventReceiver {
         self.ring.pop().ok()
     }
 
+    /// How many wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.ring.slots()
+    }
+
     /// How many were lost so far.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)

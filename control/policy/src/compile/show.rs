@@ -7,9 +7,10 @@ use sluice_core::tables::record::{Change, ClassId, PeerSetId, PolicyClass, Polic
 use sluice_core::verdict::Action;
 
 use super::Compiled;
+use crate::config::Enforcement;
 use crate::engine::Heard;
 use crate::observed::Naming;
-use crate::policy::{Direction, Policy};
+use crate::policy::{Direction, Policy, Subject};
 use crate::service::frontends;
 
 impl Compiled {
@@ -50,6 +51,11 @@ impl Compiled {
                 "namespace": policy.source.namespace,
                 "name": policy.source.name,
                 "selects": format!("{selects} identities"),
+                "selector": match &policy.subject {
+                    Subject::Endpoints(selector) => format!("{selector}"),
+                    Subject::Nodes(selector) => format!("nodes with {selector}"),
+                },
+                "enforced": enforced(policy, selects, self.options.enforcement),
                 "ingress": count(Direction::Ingress),
                 "egress": count(Direction::Egress),
                 "default_deny": {
@@ -135,6 +141,16 @@ impl Compiled {
         };
         let asks = heard.above.as_deref().map_or("nothing", |above| above.name().unwrap_or("server names"));
         json!({"peers": peers, "asks_for": asks, "rule": Naming::rule(self, heard.rule)})
+    }
+}
+
+/// Is this policy in force on live traffic? If not, why not.
+fn enforced(policy: &Policy, selects: usize, mode: Enforcement) -> &'static str {
+    match (&policy.subject, selects, mode) {
+        (_, _, Enforcement::Never) => "no: enforcement is off",
+        (Subject::Nodes(_), ..) => "no: host policies are judged offline only",
+        (Subject::Endpoints(_), 0, _) => "no: selects nobody",
+        (Subject::Endpoints(_), ..) => "yes",
     }
 }
 

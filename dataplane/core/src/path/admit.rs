@@ -62,7 +62,7 @@ impl<S: EventSink> Turn<'_, S> {
     pub(crate) fn admit(&mut self, packet: &mut Packet<'_>, headers: &Headers, place: &Place) -> Fate {
         match self.try_admit(packet, headers, place) {
             Ok(flow) => {
-                self.tell(EventKind::New, flow);
+                self.tell_opened(headers, flow);
                 self.depart(packet, headers, flow)
             }
             Err(fate) => fate,
@@ -260,7 +260,7 @@ impl<S: EventSink> Turn<'_, S> {
         judgement: &Judgement,
         reason: DropReason,
     ) -> Fate {
-        self.state.counters.drop(reason);
+        self.state.counters.deny(reason, judgement.denied_egress);
         let mut event = self.event(EventKind::Drop(reason), &headers.key, to);
         event.tcp_flags = headers.tcp_flags;
         event.icmp_type = headers.icmp.0;

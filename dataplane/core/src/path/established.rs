@@ -123,7 +123,7 @@ impl<S: EventSink> Turn<'_, S> {
         self.state.flows.remove(flow);
         self.state.counters.flows_cut += 1;
         self.state.counters.flows_ended += 1;
-        self.state.counters.drop(reason);
+        self.state.counters.deny(reason, denied_egress);
         reason
     }
 }

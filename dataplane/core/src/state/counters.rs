@@ -19,6 +19,8 @@ pub struct Counters {
     /// Echo requests to service addresses that we answered: neither dropped nor forwarded.
     pub echoed: u64,
     drops: [u64; REASONS],
+    /// Of these, what egress policy denied.
+    denied_egress: [u64; REASONS],
     pub flows_created: u64,
     pub flows_ended: u64,
     /// Half-open flows that made room for others.
@@ -62,6 +64,7 @@ impl Default for Counters {
             answered: 0,
             echoed: 0,
             drops: [0; REASONS],
+            denied_egress: [0; REASONS],
             flows_created: 0,
             flows_ended: 0,
             flows_evicted: 0,
@@ -81,6 +84,23 @@ impl Counters {
         if let Some(index) = DropReason::ALL.iter().position(|r| *r == reason) {
             self.drops[index] += 1;
         }
+    }
+
+    /// Policy said no, to what leaves (`egress`) or to what comes.
+    pub fn deny(&mut self, reason: DropReason, egress: bool) {
+        self.drop(reason);
+        if let Some(index) = DropReason::ALL.iter().position(|r| *r == reason).filter(|_| egress) {
+            self.denied_egress[index] += 1;
+        }
+    }
+
+    /// Reasons for which egress policy dropped, with their counts.
+    pub fn denied_egress(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .copied()
+            .zip(self.denied_egress.iter().copied())
+            .filter(|(_, count)| *count > 0)
     }
 
     /// Every reason with its count.
