@@ -20,12 +20,21 @@ pub struct Packet<'a> {
     pub port: PortId,
     /// How many workers have handed it on already.
     pub handed: u8,
+    /// It has been here before, and waited for a neighbour since.
+    pub again: bool,
 }
 
 impl<'a> Packet<'a> {
     /// The frame `room[start..start + len]`; `None` if that does not lie inside the buffer.
     pub fn new(room: &'a mut [u8], start: usize, len: usize, port: PortId) -> Option<Self> {
-        (start.checked_add(len)? <= room.len()).then_some(Self { room, start, len, port, handed: 0 })
+        (start.checked_add(len)? <= room.len()).then_some(Self {
+            room,
+            start,
+            len,
+            port,
+            handed: 0,
+            again: false,
+        })
     }
 
     #[inline]

@@ -106,6 +106,10 @@ impl<S: EventSink> Turn<'_, S> {
 
     #[inline(never)]
     fn long_way(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
+        // Flows of the last process wait for tables, too: without any they would be judged by nothing.
+        if self.tables.generation == 0 {
+            return self.refuse(&NO_KEY, None, DropReason::NotReady);
+        }
         let read = if work.ordinary { Ok(work.headers()) } else { parse(packet) };
         let headers = match &read {
             Ok(headers) => headers,
@@ -144,7 +148,7 @@ impl<S: EventSink> Turn<'_, S> {
     fn fragment(&mut self, packet: &mut Packet<'_>, headers: &Headers) -> Fate {
         let Some(fragment) = headers.fragment else { return Fate::Pass };
         let payload = headers.end - headers.l4;
-        let key = match self.state.fragments.follow(&headers.key, fragment, payload, self.now) {
+        let key = match self.state.fragments.follow(&headers.key, fragment, payload, packet.again, self.now) {
             Ok(key) => key,
             Err(reason) => return self.refuse(&headers.key, Some(headers), reason),
         };

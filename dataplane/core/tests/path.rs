@@ -81,6 +81,20 @@ fn a_cut_connection_does_not_come_back_by_the_other_sides_segments() {
 }
 
 #[test]
+fn before_the_first_generation_nothing_passes_and_flows_of_the_last_process_wait() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service(true, 40000);
+    let (_, sent) = lab.send(0, &lab.tcp(key, SYN));
+    let tables = std::mem::take(&mut lab.tables);
+    for frame in [lab.tcp(key, ACK), lab.udp(lab.plain(true, 50000))] {
+        assert_eq!(lab.send(0, &frame).0, Fate::Drop(DropReason::NotReady));
+    }
+    lab.tables = tables;
+    let (fate, again) = lab.send(0, &lab.tcp(key, ACK));
+    assert_eq!((fate, lab.key_of(&again)), (OUT, lab.key_of(&sent)));
+}
+
+#[test]
 fn a_flow_whose_backend_is_gone_is_cut() {
     let mut lab = Lab::new();
     let key = lab.client_to_service(true, 40000);

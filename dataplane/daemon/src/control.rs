@@ -96,6 +96,10 @@ impl Connection {
         self.flush();
     }
 
+    pub fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Is there so much waiting already that events had better be dropped?
     pub fn is_slow(&self) -> bool {
         self.waiting.len() > MOST_WAITING

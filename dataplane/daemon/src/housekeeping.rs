@@ -59,6 +59,8 @@ pub struct Housekeeping {
     mirrored: Records,
     told: Records,
     generation: u64,
+    /// Control has spoken; until then packets find no tables and are dropped.
+    live: bool,
     publisher: Publisher,
     workers: Vec<Running>,
     devices: Devices,
@@ -114,6 +116,7 @@ impl Housekeeping {
             mirrored: Records::new(),
             told: Records::new(),
             generation: 0,
+            live: false,
             publisher,
             workers,
             devices,
@@ -247,7 +250,8 @@ impl Housekeeping {
         }
     }
 
-    /// Publish what control sent, or refuse it whole.
+    /// Publish what control sent, or refuse it whole. Until the first time nothing is live: without policies every packet
+    /// would be allowed, and without services every flow to one cut.
     fn deliver(&mut self, delivery: Delivery) {
         let began = self.clock.now();
         let changes = if delivery.whole {
@@ -257,8 +261,10 @@ impl Housekeeping {
             delivery.changes
         };
         let generation = delivery.generation;
-        let answer = match self.publish(&changes) {
+        let first = if self.live { Vec::new() } else { self.mirrored.values().cloned().collect() };
+        let answer = match self.publish([first.as_slice(), &changes].concat()) {
             Ok(()) => {
+                self.live = true;
                 merge(&mut self.told, &changes);
                 self.generation = generation;
                 // Everything is looked at for it: only when it can say something new.
@@ -279,11 +285,11 @@ impl Housekeeping {
     }
 
     /// Make it live on every worker.
-    fn publish(&mut self, changes: &[Change]) -> Result<(), String> {
+    fn publish(&mut self, changes: Vec<Change>) -> Result<(), String> {
         if changes.is_empty() {
             return Ok(());
         }
-        let version = self.publisher.publish(changes.to_vec()).map_err(|error| error.to_string())?;
+        let version = self.publisher.publish(changes).map_err(|error| error.to_string())?;
         if !self.publisher.wait_seen(version, SEEN_WITHIN) {
             tracing::error!("a worker has not looked at its tables for {SEEN_WITHIN:?}");
         }
@@ -308,7 +314,9 @@ impl Housekeeping {
         if changes.is_empty() {
             return;
         }
-        if let Err(why) = self.publish(&changes) {
+        if self.live
+            && let Err(why) = self.publish(changes)
+        {
             tracing::error!("the kernel's tables do not fit: {why}");
             return;
         }
@@ -375,7 +383,8 @@ impl Housekeeping {
             }
         }
         let Some(control) = self.control.as_mut().filter(|_| !events.is_empty()) else { return };
-        if control.is_slow() {
+        // Before its greeting is answered control expects nothing else.
+        if control.is_slow() || !control.is_greeted() {
             control.lost_events += events.len() as u64;
             return;
         }

@@ -9,6 +9,8 @@
     reason = "the kernel's enums grow; what is new means nothing to us"
 )]
 
+mod hops;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +21,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -28,8 +30,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use sluice_core::packet::PortId;
 use sluice_core::tables::record::{Change, NextHop, Port, Prefix, Records, Route};
-use sluice_core::verdict::NextHopId;
 use sluice_feed::settings::Interface;
+
+use hops::Hops;
 
 const MAIN_TABLE: u8 = 254;
 const LOCAL_TABLE: u8 = 255;
@@ -43,6 +46,8 @@ struct Link {
     mac: [u8; 6],
     mtu: u16,
     up: bool,
+    /// The link below, and the tag, of a VLAN.
+    vlan: (u32, u16),
 }
 
 #[derive(Debug)]
@@ -50,12 +55,13 @@ pub struct Mirror {
     questions: Socket,
     news: Socket,
     interfaces: Vec<Interface>,
-    /// Numbers of next hops stay with their neighbour.
-    hops: HashMap<(PortId, IpAddr), NextHopId>,
+    hops: Hops,
     /// Neighbours that an operator set for good, as of the last reading.
     fixed: HashSet<(PortId, IpAddr)>,
     /// The interface index of each device, as of the last reading.
     pub devices: Vec<Option<u32>>,
+    /// The same of the kernel's devices for our VLANs, whose ports follow those of the devices.
+    vlans: Vec<Option<u32>>,
 }
 
 impl Mirror {
@@ -70,8 +76,16 @@ impl Mirror {
         }
         news.set_non_blocking(true)?;
         let devices = vec![None; interfaces.len()];
-        let (hops, fixed) = (HashMap::new(), HashSet::new());
-        Ok(Self { questions, news, interfaces: interfaces.to_vec(), hops, fixed, devices })
+        let fixed = Default::default();
+        Ok(Self {
+            questions,
+            news,
+            interfaces: interfaces.to_vec(),
+            hops: Hops::default(),
+            fixed,
+            devices,
+            vlans: Vec::new(),
+        })
     }
 
     /// Readable when something changed.
@@ -96,16 +110,38 @@ impl Mirror {
         let links = self.links()?;
         let index_of = |name: &str| links.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index);
         self.devices = self.interfaces.iter().map(|interface| index_of(&interface.name)).collect();
+        self.vlans = self.vlan_links(&links);
         let mut changes = self.ports(&links)?;
         self.neighbours(&links, &mut changes)?;
         self.routes(&links, &mut changes)?;
+        self.hops.end_reading();
         Ok(changes.into_iter().map(|change| (change.key(), change)).collect())
+    }
+
+    /// The kernel's device of each of our VLANs: one of that tag on top of ours, or one that has the usual name.
+    fn vlan_links(&self, links: &HashMap<u32, Link>) -> Vec<Option<u32>> {
+        let find = |device: &str, below: Option<u32>, tag: u16| {
+            let usual = format!("{device}.{tag}");
+            let is_it =
+                |link: &Link| Some(link.vlan) == below.map(|below| (below, tag)) || link.name == usual;
+            links.iter().find(|(_, link)| is_it(link)).map(|(index, _)| *index)
+        };
+        let all = self.interfaces.iter().zip(&self.devices);
+        all.flat_map(|(interface, below)| {
+            interface.vlans.iter().map(move |tag| find(&interface.name, *below, *tag))
+        })
+        .collect()
     }
 
     /// The port of an interface index.
     fn port_of(&self, index: u32) -> Option<PortId> {
-        let device = self.devices.iter().position(|device| *device == Some(index))?;
-        u16::try_from(device).ok().map(PortId)
+        let port = self.devices.iter().chain(&self.vlans).position(|device| *device == Some(index))?;
+        u16::try_from(port).ok().map(PortId)
+    }
+
+    /// The interface index of a port.
+    fn index_of(&self, port: PortId) -> Option<u32> {
+        self.devices.iter().chain(&self.vlans).nth(usize::from(port.0)).copied().flatten()
     }
 
     fn links(&self) -> io::Result<HashMap<u32, Link>> {
@@ -120,6 +156,8 @@ impl Mirror {
                     LinkAttribute::IfName(name) => link.name = name,
                     LinkAttribute::Mtu(mtu) => link.mtu = u16::try_from(mtu).unwrap_or(u16::MAX),
                     LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
+                    LinkAttribute::Link(below) => link.vlan.0 = below,
+                    LinkAttribute::LinkInfo(infos) => link.vlan.1 = tag(&infos),
                     _ => {}
                 }
             }
@@ -160,17 +198,14 @@ impl Mirror {
             own.sort();
             let port = Port { mac: link.mac, mtu: link.mtu, vlan: 0, device, up: link.up, addresses: own };
             for vlan in &interface.vlans {
-                changes.push(Change::Port(PortId(vlan_port), Some(Port { vlan: *vlan, ..port.clone() })));
+                let above = self.index_of(PortId(vlan_port));
+                let tagged = above.and_then(|index| Some((links.get(&index)?, addresses.get(&index))));
+                changes.push(Change::Port(PortId(vlan_port), Some(vlan_of(&port, *vlan, tagged))));
                 vlan_port += 1;
             }
             changes.push(Change::Port(PortId(device), Some(port)));
         }
         Ok(changes)
-    }
-
-    fn hop_id(&mut self, port: PortId, ip: IpAddr) -> NextHopId {
-        let next = u16::try_from(self.hops.len()).unwrap_or(u16::MAX - 1);
-        *self.hops.entry((port, ip)).or_insert(NextHopId(next))
     }
 
     /// Every neighbour that answered is a host route by its own next hop.
@@ -204,7 +239,7 @@ impl Mirror {
                 self.fixed.insert((port, ip));
             }
             let mtu = links.get(&message.header.ifindex).map_or(1500, |link| link.mtu);
-            let id = self.hop_id(port, ip);
+            let Some(id) = self.hops.number(port, ip) else { continue };
             changes.push(Change::NextHop(id, Some(NextHop { port, ip, mac: Some(mac), mtu })));
             let len = if ip.is_ipv4() { 32 } else { 128 };
             if !is_link_local(ip) {
@@ -279,7 +314,7 @@ impl Mirror {
             });
             match gateway {
                 Some(ip) => {
-                    let id = mirror.hop_id(port, ip);
+                    let id = mirror.hops.number(port, ip)?;
                     let mtu = links.get(&oif).map_or(1500, |link| link.mtu);
                     // A neighbour that is known has said so before; this only stands in for one that is not.
                     if !changes
@@ -315,10 +350,10 @@ impl Mirror {
         if self.fixed.contains(&(port, ip)) {
             return Ok(());
         }
-        let Some(Some(index)) = self.devices.get(usize::from(port.0)) else { return Ok(()) };
+        let Some(index) = self.index_of(port) else { return Ok(()) };
         let mut message = NeighbourMessage::default();
         message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        message.header.ifindex = *index;
+        message.header.ifindex = index;
         message.header.flags = NeighbourFlags::Use;
         message.attributes = vec![NeighbourAttribute::Destination(ip.into())];
         let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK;
@@ -363,6 +398,27 @@ impl Mirror {
     }
 }
 
+/// The tag of a VLAN; 0 of any other link.
+fn tag(infos: &[LinkInfo]) -> u16 {
+    let found = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(all)) => all.iter().find_map(|one| match one {
+            InfoVlan::Id(tag) => Some(*tag),
+            _ => None,
+        }),
+        _ => None,
+    });
+    found.unwrap_or(0)
+}
+
+/// The port of a VLAN: what its device says and has, or, where the kernel has none, what the one below has.
+fn vlan_of(below: &Port, vlan: u16, device: Option<(&Link, Option<&Vec<Prefix>>)>) -> Port {
+    let Some((link, addresses)) = device else { return Port { vlan, ..below.clone() } };
+    let mut addresses = addresses.cloned().unwrap_or_default();
+    addresses.sort();
+    let (mtu, up) = (link.mtu.min(below.mtu), link.up && below.up);
+    Port { vlan, mac: link.mac, mtu, up, addresses, ..below.clone() }
+}
+
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
@@ -375,5 +431,24 @@ fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_loopback(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_has_the_addresses_of_the_kernels_device_for_it() {
+        let own = |text: &str| vec![Prefix { addr: text.parse().unwrap(), len: 24 }];
+        let below =
+            Port { mac: [2; 6], mtu: 1500, vlan: 0, device: 1, up: true, addresses: own("192.0.2.1") };
+        let link = Link { mac: [4; 6], mtu: 1400, up: true, ..Link::default() };
+        let there = vlan_of(&below, 100, Some((&link, Some(&own("198.51.100.1")))));
+        assert_eq!((there.mac, there.mtu, there.vlan, there.device), ([4; 6], 1400, 100, 1));
+        assert_eq!(there.addresses, own("198.51.100.1"));
+        let down = Link { up: false, ..link };
+        assert!(!vlan_of(&below, 100, Some((&down, None))).up);
+        assert_eq!(vlan_of(&below, 7, None), Port { vlan: 7, ..below });
     }
 }

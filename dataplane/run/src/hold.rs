@@ -53,7 +53,7 @@ impl Hold {
     /// All frames, to be forwarded again now that something changed; up to a burst's worth.
     pub fn retry(&mut self, most: usize) -> impl Iterator<Item = Frame> + '_ {
         let count = self.held.len().min(most);
-        self.held.drain(..count).map(|held| held.frame)
+        self.held.drain(..count).map(|held| Frame { again: true, ..held.frame })
     }
 
     /// A frame that waited too long.

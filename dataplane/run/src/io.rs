@@ -22,12 +22,14 @@ pub struct Frame {
     pub(crate) device: u16,
     /// How many workers handed it on.
     pub(crate) handed: u8,
+    /// It waited for a neighbour and is forwarded once more.
+    pub(crate) again: bool,
 }
 
 impl Frame {
     /// For implementations of [`PacketIo`]: a buffer that just came in or was taken from the free ones.
     pub fn new(place: u64, start: u16, len: u16, device: u16) -> Self {
-        Self { place, start, len, device, handed: 0 }
+        Self { place, start, len, device, handed: 0, again: false }
     }
 
     /// For implementations: where the buffer is. Consumes the frame; the buffer now belongs to the caller.
@@ -57,6 +59,10 @@ impl Frame {
 
     pub fn handed(&self) -> u8 {
         self.handed
+    }
+
+    pub fn again(&self) -> bool {
+        self.again
     }
 
     /// The same frame, after so many workers handed it on.

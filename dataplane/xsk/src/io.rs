@@ -343,7 +343,7 @@ impl PacketIo for XskIo {
             let room = unsafe { std::slice::from_raw_parts_mut(room, size) };
             let mut packet =
                 Packet::new(room, frame.start().into(), frame.len().into(), port(frame.device()))?;
-            packet.handed = frame.handed();
+            (packet.handed, packet.again) = (frame.handed(), frame.again());
             Some(packet)
         };
         frames.iter().take(BURST).filter_map(one).collect()

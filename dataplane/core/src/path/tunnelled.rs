@@ -48,7 +48,8 @@ impl<S: EventSink> Turn<'_, S> {
         let key = match inner.fragment {
             None => inner.key,
             Some(fragment) => {
-                match self.state.fragments.follow(&inner.key, fragment, inner.end - inner.l4, self.now) {
+                let (len, again) = (inner.end - inner.l4, packet.again);
+                match self.state.fragments.follow(&inner.key, fragment, len, again, self.now) {
                     Ok(key) => key,
                     Err(reason) => return refuse(self, reason),
                 }

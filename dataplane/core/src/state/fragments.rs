@@ -56,12 +56,14 @@ impl Fragments {
         self.table.is_empty()
     }
 
-    /// Note a fragment. The first leaves its ports, later ones get them: the key that is given back.
+    /// Note a fragment. The first leaves its ports, later ones get them: the key that is given back. One that comes
+    /// `again` after it waited is in its place already.
     pub fn follow(
         &mut self,
         key: &FlowKey,
         fragment: Fragment,
         payload: u16,
+        again: bool,
         now: Now,
     ) -> Result<FlowKey, DropReason> {
         let datagram =
@@ -82,6 +84,10 @@ impl Fragments {
         }
         let pieces = self.table.get_mut(&datagram).ok_or(DropReason::FirstFragmentMissing)?;
         let overlaps = pieces.seen.iter().any(|(start, end)| place.0 < *end && *start < place.1);
+        let waited = again && pieces.seen.contains(&place);
+        if !pieces.poisoned && waited {
+            return Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key });
+        }
         if pieces.poisoned || overlaps || pieces.seen.try_push(place).is_err() {
             pieces.poisoned = true;
             return Err(DropReason::FragmentRefused);
@@ -118,30 +124,41 @@ mod tests {
     #[test]
     fn later_fragments_get_the_ports_of_the_first() {
         let mut fragments = Fragments::new(4);
-        let missing = fragments.follow(&key(0), piece(1, 1480, true), 1480, Now(0));
+        let missing = fragments.follow(&key(0), piece(1, 1480, true), 1480, false, Now(0));
         assert_eq!(missing, Err(DropReason::FirstFragmentMissing));
-        fragments.follow(&key(4000), piece(1, 0, true), 1480, Now(0)).unwrap();
-        let later = fragments.follow(&key(0), piece(1, 1480, false), 100, Now(1)).unwrap();
+        fragments.follow(&key(4000), piece(1, 0, true), 1480, false, Now(0)).unwrap();
+        let later = fragments.follow(&key(0), piece(1, 1480, false), 100, false, Now(1)).unwrap();
         assert_eq!((later.sport, later.dport), (4000, 53));
     }
 
     #[test]
     fn overlaps_poison_the_datagram() {
         let mut fragments = Fragments::new(4);
-        fragments.follow(&key(4000), piece(1, 0, true), 1480, Now(0)).unwrap();
-        let overlap = fragments.follow(&key(0), piece(1, 1472, true), 16, Now(0));
+        fragments.follow(&key(4000), piece(1, 0, true), 1480, false, Now(0)).unwrap();
+        let overlap = fragments.follow(&key(0), piece(1, 1472, true), 16, false, Now(0));
         assert_eq!(overlap, Err(DropReason::FragmentRefused));
-        let honest = fragments.follow(&key(0), piece(1, 1488, false), 16, Now(0));
+        let honest = fragments.follow(&key(0), piece(1, 1488, false), 16, false, Now(0));
         assert_eq!(honest, Err(DropReason::FragmentRefused));
+    }
+
+    #[test]
+    fn one_that_waited_for_a_neighbour_is_no_overlap_of_itself() {
+        let mut fragments = Fragments::new(4);
+        for again in [false, true] {
+            fragments.follow(&key(4000), piece(1, 0, true), 1480, again, Now(0)).unwrap();
+            fragments.follow(&key(0), piece(1, 1480, false), 100, again, Now(0)).unwrap();
+        }
+        let twice = fragments.follow(&key(0), piece(1, 1480, false), 100, false, Now(0));
+        assert_eq!(twice, Err(DropReason::FragmentRefused));
     }
 
     #[test]
     fn a_full_table_refuses_until_time_makes_room() {
         let mut fragments = Fragments::new(2);
         for id in 0..2 {
-            fragments.follow(&key(4000), piece(id, 0, true), 8, Now(0)).unwrap();
+            fragments.follow(&key(4000), piece(id, 0, true), 8, false, Now(0)).unwrap();
         }
-        let third = |f: &mut Fragments, at| f.follow(&key(4000), piece(9, 0, true), 8, at);
+        let third = |f: &mut Fragments, at| f.follow(&key(4000), piece(9, 0, true), 8, false, at);
         assert_eq!(third(&mut fragments, Now(0)), Err(DropReason::FragmentRefused));
         assert!(third(&mut fragments, Now::from_secs(31)).is_ok());
     }

@@ -76,7 +76,7 @@ impl PacketIo for MemIo {
             .filter_map(|frame| {
                 let room = borrows.get_mut(usize::try_from(frame.place).ok()?)?.take()?;
                 let mut packet = Packet::new(room, frame.start.into(), frame.len.into(), port(frame.device))?;
-                packet.handed = frame.handed;
+                (packet.handed, packet.again) = (frame.handed, frame.again);
                 Some(packet)
             })
             .collect()
@@ -101,7 +101,7 @@ impl PacketIo for MemIo {
         let place = self.free.pop()?;
         self.buffer(place)[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
         let (start, len) = (u16::try_from(HEADROOM).ok()?, u16::try_from(bytes.len()).ok()?);
-        Some(Frame { place, start, len, device, handed })
+        Some(Frame::new(place, start, len, device).handed_on(handed))
     }
 
     fn flush(&mut self) {}
