@@ -121,6 +121,7 @@ def listen(args):
                 status, _, _, _, _, tag, _ = struct.unpack("IIIHHHH", data[:20])
                 if status & 0x10:
                     told["vlan"] = tag & 0xFFF
+            told["at"] = time.time()
             print(json.dumps(told), flush=True)
             seen += 1
 

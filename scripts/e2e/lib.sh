@@ -33,9 +33,10 @@ skip() { printf '%s\n' "$*"; exit 77; }
 figure() { printf 'figure: %s\n' "$*"; }
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
-# eventually SECONDS COMMAND…: until the command succeeds; what it says is shown only when it never does.
+# eventually SECONDS COMMAND…: until the command succeeds; what it says is shown only when it never does. The seconds are
+# those of an idle machine: one that builds something else meanwhile has five times as long.
 eventually() {
-    local until=$(($(now_ms) + $1 * 1000)); shift
+    local until=$(($(now_ms) + $1 * 5000)); shift
     until "$@" >"$DIR/eventually" 2>&1; do
         [ "$(now_ms)" -lt $until ] || { cat "$DIR/eventually" >&2; fail "never came true: $*"; }
         sleep 0.02
@@ -85,6 +86,8 @@ lab() {
     at gw sysctl -qw net.ipv4.ip_forward=0 # the kernel forwards nothing: what crosses the gateway crossed Sluice
     for segment in out in; do
         namespace $segment
+        # A switch has no opinion about IP: it passes on what the gateway is to refuse.
+        at $segment sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 2>/dev/null || true
         ip -n "$LAB-$segment" link add br0 mtu "$MTU" type bridge
         ip -n "$LAB-$segment" link set br0 up
     done
@@ -107,7 +110,7 @@ web() {
     local host
     for host in "$@"; do
         start "$host" "$host-web" "$BIN/sluice" demo-backend "$host" 8080
-        eventually 5 listens "$host" tcp 8080
+        eventually 15 listens "$host" tcp 8080
     done
 }
 
@@ -122,7 +125,7 @@ echo_server() {
     local host
     for host in "$@"; do
         start "$host" "$host-echo" python3 "$E2E/talk.py" serve 7
-        eventually 5 listens "$host" tcp 7
+        eventually 15 listens "$host" tcp 7
     done
 }
 
@@ -133,7 +136,7 @@ talk() {
     local host=$1 name=$2 kind=$3 address=$4 port=$5; shift 5
     start "$host" "$name" python3 "$E2E/talk.py" "$kind" "$address" "$port" "$DIR/$name.json" "$@"
     TALKS[$name]=$PID
-    eventually 5 heard "$name" 1
+    eventually 15 heard "$name" 1
 }
 said() { jq -r "$2" "$DIR/$1.json"; }
 # heard NAME COUNT: have so many come back?

@@ -18,6 +18,7 @@ def serve(port):
     tcp = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
     udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     udp.bind(("::", port))
     for own in (tcp, udp):
@@ -28,8 +29,10 @@ def serve(port):
                 if key.fileobj is tcp:
                     ready.register(tcp.accept()[0], selectors.EVENT_READ)
                 elif key.fileobj is udp:
-                    data, peer = udp.recvfrom(65536)
-                    udp.sendto(data, peer)
+                    data, aside, _, peer = udp.recvmsg(65536, 64)
+                    # From the address that was asked, whichever of ours it is.
+                    asked = [(level, kind, told[:16] + bytes(4)) for level, kind, told in aside]
+                    udp.sendmsg([data], asked, 0, peer)
                 elif data := key.fileobj.recv(65536):
                     key.fileobj.sendall(data)
                 else:

@@ -1,5 +1,5 @@
 # HTTP and iperf3 cross the gateway through a service's address and by plain routing, over IPv4 and IPv6; policy allows and denies.
-# Budget: 60 s
+# Budget: 150 s
 . "$(dirname "$0")/lib.sh"
 lab
 host c1 out 11
