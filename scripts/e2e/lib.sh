@@ -64,7 +64,7 @@ namespace() {
 }
 
 # cable SWITCH HOST DEVICE ADDRESS…: between a port of a switch (named after the host) and a device of the host. Senders
-# fill in checksums and cut to the MTU, as on a wire: what skips the kernel's stack finds nobody who does it later.
+# fill in checksums, tags and cut to the MTU, as on a wire: what skips the kernel's stack finds nobody who does it later.
 cable() {
     local switch=$LAB-$1 host=$LAB-$2 port=$2 device=$3 address; shift 3
     local queues="numtxqueues $QUEUES numrxqueues $QUEUES"
@@ -74,8 +74,8 @@ cable() {
         case $address in *:*) ip -n "$host" address add "$address" dev "$device" nodad ;; *) ip -n "$host" address add "$address" dev "$device" ;; esac
     done
     ip -n "$host" link set "$device" up
-    nsenter "--net=/run/netns/$switch" ethtool -K "$port" tx off tso off gso off gro off >/dev/null
-    nsenter "--net=/run/netns/$host" ethtool -K "$device" tx off tso off gso off gro off >/dev/null
+    nsenter "--net=/run/netns/$switch" ethtool -K "$port" tx off tso off gso off gro off txvlan off >/dev/null
+    nsenter "--net=/run/netns/$host" ethtool -K "$device" tx off tso off gso off gro off txvlan off >/dev/null
 }
 
 # lab: the gateway with a leg into each of two switches, and nothing else.

@@ -157,7 +157,9 @@ fn the_units_allow_what_the_daemons_need_and_no_more() {
     };
     let dataplane = unit("sluiced.service");
     let families = value(&dataplane, "RestrictAddressFamilies");
-    assert!(families.contains("AF_XDP") && families.contains("AF_NETLINK"));
+    for family in ["AF_XDP", "AF_NETLINK", "AF_PACKET", "AF_UNIX"] {
+        assert!(families.split(' ').any(|allowed| allowed == family), "{family}");
+    }
     assert_eq!(value(&dataplane, "LimitMEMLOCK"), "infinity");
     let capabilities = value(&dataplane, "CapabilityBoundingSet");
     let needed = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_NET_RAW"];

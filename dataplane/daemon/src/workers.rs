@@ -57,7 +57,7 @@ pub fn start(
     let cores = cores(settings);
     let mut running = Vec::new();
     for (index, exchange) in (0..count).zip(exchanges(count.into(), HANDOVER_RING)) {
-        let io = open(settings, index).with_context(|| format!("worker {index} cannot open its devices"))?;
+        let io = open(settings, index).map_err(hint).with_context(|| cannot_open(index))?;
         let (attached, huge_pages) = (io.attached(), io.huge_pages());
         let mut config = StateConfig::new(settings.max_flows / u32::from(count), seed);
         config.worker = WorkerId(index);
@@ -107,6 +107,20 @@ fn open(settings: &DataplaneSettings, queue: u8) -> Result<XskIo> {
         huge_pages: settings.huge_pages,
         busy_poll: settings.busy_poll,
     })?)
+}
+
+fn cannot_open(worker: u8) -> String {
+    format!("worker {worker} cannot open its devices")
+}
+
+/// What the kernel's word for it does not say.
+fn hint(error: anyhow::Error) -> anyhow::Error {
+    let number = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    match number {
+        Some(libc::ENOBUFS) => error.context("locked memory is limited; raise it: LimitMEMLOCK=infinity"),
+        Some(libc::EBUSY) => error.context("another program has AF_XDP sockets on these queues; stop it"),
+        _ => error,
+    }
 }
 
 const fn idle(polling: Polling) -> Idle {
