@@ -182,6 +182,9 @@ pub struct Replay {
     /// Replace the objects at this virtual time (seconds since the first packet). May be given again.
     #[arg(long, value_name = "SECONDS=PATH")]
     pub change: Vec<String>,
+    /// Add every counter that is not zero to the last line.
+    #[arg(long)]
+    pub counters: bool,
 }
 
 /// Objects and how to read them.

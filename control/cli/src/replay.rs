@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sluice_core::event::{EventKind, EventSink, FlowEvent};
 use sluice_core::packet::{Packet, PortId};
 use sluice_core::path::dns::lesson;
 use sluice_core::path::{Fates, forward, tick};
+use sluice_core::state::counters::Counters;
 use sluice_core::state::{Config, State};
 use sluice_core::tables::Tables;
 use sluice_core::tables::record::{Change, Records};
@@ -247,7 +248,7 @@ impl<'a> Run<'a> {
     fn books(&self) -> Value {
         let counters = &self.state.counters;
         let consumed = counters.held + counters.handed_over + counters.echoed + self.consumed;
-        json!({
+        let mut books = json!({
             "in": counters.received + self.not_ours + self.consumed,
             "forwarded": counters.forwarded + counters.dns_held,
             "dropped": counters.dropped(),
@@ -255,8 +256,45 @@ impl<'a> Run<'a> {
             "consumed": consumed,
             "generated": self.generated,
             "out": self.sent.len(),
-        })
+        });
+        if self.args.counters {
+            books["counters"] = moved(counters);
+        }
+        books
     }
+}
+
+/// Every counter that is not zero.
+fn moved(counters: &Counters) -> Value {
+    let drops: Map<String, Value> = counters
+        .drops()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+        .collect();
+    let plain = [
+        ("received_bytes", counters.received_bytes),
+        ("forwarded_bytes", counters.forwarded_bytes),
+        ("held", counters.held),
+        ("answered", counters.answered),
+        ("echoed", counters.echoed),
+        ("audited", counters.audited),
+        ("flows_created", counters.flows_created),
+        ("flows_ended", counters.flows_ended),
+        ("flows_evicted", counters.flows_evicted),
+        ("flows_cut", counters.flows_cut),
+        ("flows_rejudged", counters.flows_rejudged),
+        ("nat_exhausted", counters.nat_exhausted),
+        ("affinity_evicted", counters.affinity_evicted),
+    ];
+    let mut all: Map<String, Value> = plain
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| (name.to_owned(), json!(count)))
+        .collect();
+    if !drops.is_empty() {
+        all.insert("drops".to_owned(), Value::Object(drops));
+    }
+    Value::Object(all)
 }
 
 /// A frame for the steering decision.

@@ -1,7 +1,5 @@
 //! What is done with a file of hostile bytes: read it, and if it is valid, do everything with it that users do.
 
-use std::path::Path;
-
 use serde_json::json;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::Options;
@@ -42,23 +40,4 @@ pub fn swallow(data: &[u8]) {
             }
         }
     }
-}
-
-/// The files that runs begin with.
-#[allow(dead_code, reason = "the fuzzer finds them itself")]
-pub fn corpus(folder: &Path) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.is_dir() {
-                folders.push(path);
-            } else if let Ok(data) = std::fs::read(&path) {
-                found.push(data);
-            }
-        }
-    }
-    found.sort();
-    found
 }

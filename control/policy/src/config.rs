@@ -325,6 +325,13 @@ fn replay(fields: &mut Fields<'_, '_>, _nothing: &Node) -> (Vec<Change>, Vec<Str
         let device = u16::try_from(index).unwrap_or(u16::MAX);
         names.push(fields.loose_text("name").unwrap_or_default());
         let mac = fields.text("mac").as_deref().and_then(mac).unwrap_or([2, 0, 0, 0, 0, 1]);
+        // A tagged network: a port of its own on the device of another.
+        let on = fields.loose_text("on").and_then(|on| names.iter().position(|name| *name == on));
+        let carrier = on.and_then(|on| u16::try_from(on).ok());
+        let vlan = fields.int("vlan", 1, 4094).and_then(|vlan| u16::try_from(vlan).ok()).unwrap_or(0);
+        if (vlan != 0) != carrier.is_some() {
+            fields.error(node, "a tagged interface needs vlan and on (an interface listed before it)");
+        }
         let mtu = fields.int("mtu", 68, 65_535).and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(1500);
         let mut own = Vec::new();
         for (text, node, place) in fields.texts("addresses") {
@@ -342,7 +349,7 @@ fn replay(fields: &mut Fields<'_, '_>, _nothing: &Node) -> (Vec<Change>, Vec<Str
             changes.push(Change::Route(crate::decode::host(ip), Some(Route::Local)));
         }
         fields.deny_unknown();
-        let port = Port { mac, mtu, vlan: 0, device, up: true, addresses: own };
+        let port = Port { mac, mtu, vlan, device: carrier.unwrap_or(device), up: true, addresses: own };
         changes.push(Change::Port(PortId(device), Some(port)));
     }
     let mut hops = Vec::new();

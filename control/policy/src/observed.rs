@@ -122,11 +122,14 @@ fn address(key: &FlowKey, source: bool) -> String {
 
 /// For a default deny: the policies that enforce the direction which denied.
 pub(crate) fn blame(event: &FlowEvent, names: &impl Naming) -> Vec<Value> {
+    // Policy judges the flow, also where a reply met the verdict.
+    let (from, to) = match event.is_reply {
+        true => (event.destination, event.source),
+        false => (event.source, event.destination),
+    };
     match event.kind {
-        EventKind::Drop(DropReason::PolicyDenied) if event.denied_egress => {
-            names.enforced_by(event.source, true)
-        }
-        EventKind::Drop(DropReason::PolicyDenied) => names.enforced_by(event.destination, false),
+        EventKind::Drop(DropReason::PolicyDenied) if event.denied_egress => names.enforced_by(from, true),
+        EventKind::Drop(DropReason::PolicyDenied) => names.enforced_by(to, false),
         EventKind::New | EventKind::Update | EventKind::End | EventKind::Packet | EventKind::Drop(_) => {
             Vec::new()
         }

@@ -1,6 +1,4 @@
 //! Hostile files: the fuzzer's corpus and the examples, as they are and with bytes changed; and what only a limit stops.
-//!
-//! `SLUICE_FUZZ_SECONDS=600 cargo test -p sluice-policy --test hostile` goes on changing bytes for ten minutes.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,8 +6,8 @@
     reason = "a test that cannot go on says so, and reads a clock"
 )]
 
-#[path = "oracle/random.rs"]
-mod random;
+#[path = "../../../dataplane/fuzz/replay.rs"]
+mod replay;
 #[path = "../../fuzz/fuzz_targets/swallow.rs"]
 mod swallow;
 
@@ -19,20 +17,14 @@ use std::time::{Duration, Instant};
 use sluice_policy::objects;
 use sluice_policy::tree::Limits;
 
-use random::Random;
-use swallow::{corpus, swallow};
+use replay::{corpus, storm};
+use swallow::swallow;
 
 fn seeds() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut seeds = corpus(&root.join("control/fuzz/corpus/objects"));
-    assert!(seeds.len() >= 10, "the corpus is not where it was");
+    let mut seeds = replay::seeds(&root.join("control/fuzz"), "objects");
     seeds.extend(corpus(&root.join("configs/policies")));
     seeds
-}
-
-#[test]
-fn the_corpus_is_swallowed() {
-    seeds().iter().for_each(|seed| swallow(seed));
 }
 
 /// Pieces that mean something to the reader.
@@ -63,56 +55,10 @@ const WORDS: [&str; 24] = [
     "|\n  ",
 ];
 
-fn change(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut data = seed.to_vec();
-    for _ in 0..1 + random.below(6) {
-        let at = random.below(data.len() + 1);
-        let end = (at + random.below(20)).min(data.len());
-        match random.below(6) {
-            0 => {
-                data.drain(at..end);
-            }
-            1 => {
-                data.splice(at..end, random.pick_text(&WORDS).bytes());
-            }
-            2 => {
-                let piece = data[at..end].to_vec();
-                data.splice(at..at, piece);
-            }
-            3 if at < data.len() => data[at] = u8::try_from(random.below(256)).unwrap(),
-            4 if !other.is_empty() => {
-                let from = random.below(other.len());
-                let to = (from + random.below(200)).min(other.len());
-                data.splice(at..end, other[from..to].iter().copied());
-            }
-            _ => data.truncate(at.max(data.len() / 2)),
-        }
-    }
-    data
-}
-
 #[test]
-fn changed_bytes_are_swallowed() {
-    let seconds = std::env::var("SLUICE_FUZZ_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let mut seeds = seeds();
-    let mut random = Random::new(seconds);
-    let mut rounds = 0_usize;
-    while Instant::now() < end {
-        let (one, other) = (random.below(seeds.len()), random.below(seeds.len()));
-        let data = change(&seeds[one], &seeds[other], &mut random);
-        let start = Instant::now();
-        swallow(&data);
-        let took = start.elapsed();
-        assert!(took < Duration::from_secs(5), "{took:?} for\n{}", String::from_utf8_lossy(&data));
-        // Changes pile up, on some of the seeds.
-        if random.one_in(50) && data.len() < 20_000 {
-            let place = random.below(seeds.len());
-            seeds[place] = data;
-        }
-        rounds += 1;
-    }
-    assert!(rounds > 100, "only {rounds} rounds");
+fn files_are_swallowed() {
+    let words: Vec<&[u8]> = WORDS.iter().map(|word| word.as_bytes()).collect();
+    storm(seeds(), &words, 3_000, swallow);
 }
 
 fn refused(text: &str) -> String {

@@ -95,7 +95,8 @@ pub fn tcp_reset(packet: &mut Packet<'_>, headers: &Headers) -> bool {
     };
     let word =
         |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
-    let data = segment.len() - usize::from(segment[12] >> 4) * 4;
+    // The header of a first fragment may be longer than the fragment.
+    let Some(data) = segment.len().checked_sub(usize::from(segment[12] >> 4) * 4) else { return false };
     let occupied = u32::try_from(data).unwrap_or(0)
         + u32::from(headers.tcp_flags & SYN != 0)
         + u32::from(headers.tcp_flags & 1 != 0);

@@ -124,17 +124,15 @@ fn tagged(bytes: &[u8], ethertype: u16) -> Result<Headers, DropReason> {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "frames are shorter than 64 KiB: checked against `total`"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "`end` is checked, and all else lies before it")]
 #[inline]
 fn ipv4(bytes: &[u8], l3: usize, vlan: u16) -> Result<Headers, DropReason> {
     let ip: &[u8; 20] =
         bytes.get(l3..).and_then(|rest| rest.first_chunk()).ok_or(DropReason::InvalidPacket)?;
     let header = usize::from(ip[0] & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    if ip[0] >> 4 != 4 || header < 20 || total < header || l3 + total > bytes.len() {
+    let end = l3 + total;
+    if ip[0] >> 4 != 4 || header < 20 || total < header || end > bytes.len() || end > usize::from(u16::MAX) {
         return Err(DropReason::InvalidPacket);
     }
     let whole = bytes.get(l3..l3 + header).ok_or(DropReason::InvalidPacket)?;
@@ -155,7 +153,7 @@ fn ipv4(bytes: &[u8], l3: usize, vlan: u16) -> Result<Headers, DropReason> {
         vlan,
         l3: l3 as u16,
         l4: (l3 + header) as u16,
-        end: (l3 + total) as u16,
+        end: end as u16,
         ttl: ip[8],
         tcp_flags: 0,
         icmp: (0, 0),

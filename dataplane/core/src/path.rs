@@ -301,6 +301,26 @@ pub fn tick<S: EventSink>(tables: &Tables, state: &mut State, now: Now, events: 
     state.counters.flows_ended += u64::from(removed);
 }
 
+/// A packet that waited for a neighbour or was to be handed over, and got no further: it ends as a drop after all.
+#[cold]
+pub fn give_up<S: EventSink>(
+    tables: &Tables,
+    state: &mut State,
+    now: Now,
+    packet: &Packet<'_>,
+    reason: DropReason,
+    events: &mut S,
+) {
+    let counters = &mut state.counters;
+    let counted =
+        if reason == DropReason::RateLimited { &mut counters.handed_over } else { &mut counters.held };
+    *counted = counted.saturating_sub(1);
+    let seconds = now.seconds();
+    let mut turn = Turn { tables, state, now, seconds, events, told: None };
+    let read = parse(packet).ok();
+    turn.refuse(&read.as_ref().map_or(NO_KEY, |headers| headers.key), read.as_ref(), reason);
+}
+
 /// The key of a packet that could not be read.
 const NO_KEY: FlowKey = FlowKey {
     src: core::net::Ipv6Addr::UNSPECIFIED,

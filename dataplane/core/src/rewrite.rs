@@ -76,12 +76,13 @@ fn transport_checksum(bytes: &mut [u8], l4: usize, proto: u8, delta: Delta) {
     let Some(offset) = checksum_offset(proto) else { return };
     let Some(field) = bytes.get_mut(l4 + offset..l4 + offset + 2) else { return };
     let old = u16::from_be_bytes([field[0], field[1]]);
-    // UDP without a checksum stays without; a UDP checksum that comes out as zero is sent as its other form.
+    // UDP without a checksum stays without. One that comes out as zero is sent as its other form: for UDP zero says
+    // "without", and over an ICMP message of nothing but zeros only the other form is right.
     if proto == UDP && old == 0 {
         return;
     }
     let new = delta.apply(old);
-    let new = if proto == UDP && new == 0 { 0xffff } else { new };
+    let new = if proto != TCP && new == 0 { 0xffff } else { new };
     field.copy_from_slice(&new.to_be_bytes());
 }
 

@@ -207,6 +207,15 @@ fn spoofed_and_martian_sources_are_refused() {
 }
 
 #[test]
+fn a_packet_that_ends_beyond_what_offsets_can_say_is_refused() {
+    let mut lab = Lab::new();
+    let mut frame = lab.udp_frame(lab.plain(true, 40000));
+    // The largest IPv4 packet, behind an Ethernet header, ends beyond 64 KiB.
+    frame.payload = vec![0; 65_535 - 28];
+    assert_eq!(lab.send(0, &frame.build()).0, Fate::Drop(DropReason::InvalidPacket));
+}
+
+#[test]
 fn an_unknown_neighbour_is_asked_for_and_the_packet_held() {
     let mut lab = Lab::new();
     let mut key = lab.plain(true, 40000);

@@ -1,5 +1,6 @@
 //! What a worker knows of the outside: frames come, are looked at as packets, and go.
 
+pub mod fault;
 pub mod mem;
 pub mod pcap;
 pub mod pcapng;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use rtrb::Producer;
 use sluice_core::packet::{BURST, PortId};
-use sluice_core::path::{Fates, forward, tick};
+use sluice_core::path::{self, Fates, forward, tick};
 use sluice_core::state::State;
 use sluice_core::state::counters::Counters;
 use sluice_core::tables::Tables;
@@ -41,6 +41,8 @@ const SHORT_WAIT: u32 = 2000;
 /// A sleeping worker still looks at commands and time this often.
 const NAP: Duration = Duration::from_millis(5);
 /// Counters are shown to others this often.
+/// The end of a packet whose neighbour never answered, or for which there was no room to wait.
+const STALE: DropReason = DropReason::StaleOrUnroutable;
 const SHOW_EVERY: u64 = Now::SECOND / 20;
 
 /// What others may read of a worker.
@@ -152,6 +154,8 @@ pub struct Worker<Io> {
     wanted: Producer<Wanted>,
     hold: Hold,
     answers: Answers,
+    /// How many of those that wait have not been tried since tables changed.
+    to_retry: usize,
     idle: Idle,
     ports: Vec<PortId>,
     burst: Burst,
@@ -190,6 +194,7 @@ impl<Io: PacketIo> Worker<Io> {
             wanted,
             hold: Hold::default(),
             answers,
+            to_retry: 0,
             idle,
             ports: Vec::new(),
             burst: Burst::new(),
@@ -234,6 +239,10 @@ impl<Io: PacketIo> Worker<Io> {
             self.ports.clear();
             // Ports of whole devices; tagged frames find theirs on the path.
             self.ports.extend((0..64).map_while(|device| tables.routing.find_port(device, 0)));
+            self.to_retry = self.hold.len();
+        }
+        if self.to_retry > 0 {
+            self.to_retry -= self.to_retry.min(BURST);
             for frame in self.hold.retry(BURST) {
                 self.burst.push(frame);
             }
@@ -303,13 +312,17 @@ impl<Io: PacketIo> Worker<Io> {
                     }
                     if let Err(frame) = kept {
                         self.mine.hold_overflow += 1;
-                        self.io.release(frame);
+                        give_up(tables, &mut self.state, now, &mut self.io, frame, STALE, &mut self.events);
                     }
                 }
                 Fate::HandOver(to) => {
-                    let given = hand_over(&mut self.io, &mut self.exchange, &frame, to);
-                    self.mine.handover_overflow += u64::from(!given);
-                    self.io.release(frame);
+                    if hand_over(&mut self.io, &mut self.exchange, &frame, to) {
+                        self.io.release(frame);
+                    } else {
+                        self.mine.handover_overflow += 1;
+                        let (state, reason) = (&mut self.state, DropReason::RateLimited);
+                        give_up(tables, state, now, &mut self.io, frame, reason, &mut self.events);
+                    }
                 }
             }
         }
@@ -334,7 +347,8 @@ impl<Io: PacketIo> Worker<Io> {
         self.mine.turns += 1;
         while let Some(frame) = self.hold.expired(now) {
             self.mine.hold_expired += 1;
-            self.io.release(frame);
+            let (tables, _) = self.tables.refresh();
+            give_up(tables, &mut self.state, now, &mut self.io, frame, STALE, &mut self.events);
         }
         if self.handle.pending.swap(false, Ordering::Acquire) {
             while let Ok(command) = self.inbox.try_recv() {
@@ -395,6 +409,23 @@ impl<Io: PacketIo> Worker<Io> {
             std::hint::spin_loop();
         }
     }
+}
+
+/// Nobody took the frame on in time: it is dropped, with its reason.
+#[cold]
+fn give_up<Io: PacketIo>(
+    tables: &Tables,
+    state: &mut State,
+    now: Now,
+    io: &mut Io,
+    frame: Frame,
+    reason: DropReason,
+    events: &mut EventSender,
+) {
+    if let Some(packet) = io.packets(std::slice::from_ref(&frame), PortId).first() {
+        path::give_up(tables, state, now, packet, reason, events);
+    }
+    io.release(frame);
 }
 
 /// An answer that was counted as kept goes its way after all.

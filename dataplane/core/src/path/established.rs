@@ -4,7 +4,7 @@ use super::Turn;
 use super::wrapped::served;
 use crate::event::{EventKind, EventSink};
 use crate::packet::Packet;
-use crate::parse::{ACK, Headers, SYN, TCP};
+use crate::parse::{ACK, Headers, Kind, SYN, TCP};
 use crate::state::conntrack::FlowRef;
 use crate::state::flow::{AUDIT, DNS, REPLIED, SERVICE, TOLD, WRAPPED};
 use crate::state::tcp::TcpState;
@@ -16,6 +16,12 @@ pub(crate) const NO_HOP: u16 = u16::MAX;
 impl<S: EventSink> Turn<'_, S> {
     #[inline]
     pub(crate) fn established(&mut self, packet: &mut Packet<'_>, headers: &Headers, flow: FlowRef) -> Fate {
+        // With an identifier of zero a request and a reply have the same key; only the flow knows which way is which.
+        if let Kind::IcmpQuery { reply } = headers.kind
+            && reply != flow.is_reply()
+        {
+            return self.refuse(&headers.key, Some(headers), DropReason::UnknownConnection);
+        }
         if self.state.flows.hot(flow).generation != self.tables.generation {
             if self.finds_another_backend(headers, flow) {
                 self.state.counters.flows_cut += 1;

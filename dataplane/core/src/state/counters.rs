@@ -12,6 +12,7 @@ pub struct Counters {
     pub forwarded: u64,
     pub forwarded_bytes: u64,
     pub passed: u64,
+    /// Waited for a neighbour; those that waited in vain count as dropped instead.
     pub held: u64,
     pub handed_over: u64,
     /// Packets turned into an answer; they count as dropped, too.

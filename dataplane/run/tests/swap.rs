@@ -1,0 +1,84 @@
+//! Tables change while packets are forwarded: every packet sees exactly one generation, and none is lost.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on says so, and changes few of the records"
+)]
+
+mod gateway;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gateway::{CLIENTS, Gateway, SERVERS, publisher, world};
+use sluice_core::emit::{Frame, mapped};
+use sluice_core::flow_key::FlowKey;
+use sluice_core::parse::SYN;
+use sluice_core::tables::record::{Change, NextHop, Port};
+use sluice_core::time::Now;
+use sluice_run::epoch::Publisher;
+use sluice_run::io::fault::Rates;
+
+const GENERATIONS: u16 = 200;
+
+/// Generation `n` writes its number into both addresses of every link header that leaves to the servers.
+fn generation(n: u16) -> Vec<Change> {
+    let [high, low] = n.to_be_bytes();
+    let marked = |change| match change {
+        Change::Port(id, Some(port)) if port.device == SERVERS => {
+            Some(Change::Port(id, Some(Port { mac: [2, 0, 0, 0, high, low], ..port })))
+        }
+        Change::NextHop(id, Some(hop)) if hop.port.0 == SERVERS => {
+            Some(Change::NextHop(id, Some(NextHop { mac: Some([4, 0, 0, 0, high, low]), ..hop })))
+        }
+        _ => None,
+    };
+    world::network().into_iter().filter_map(marked).collect()
+}
+
+#[test]
+fn every_packet_sees_one_generation_and_none_is_lost() {
+    let mut publisher = publisher(1);
+    let mut gateway = Gateway::new(&mut publisher, Rates::default(), 1);
+    publisher.publish(generation(1)).unwrap();
+    let over = AtomicBool::new(false);
+    let (sent, seen) = std::thread::scope(|scope| {
+        scope.spawn(|| publish_all(&mut publisher, &over));
+        let frames: Vec<_> = (0..32).map(frame).collect();
+        let (mut arrived, mut left, mut seen) = (0_u64, Vec::new(), std::collections::BTreeSet::new());
+        while !over.load(Ordering::Acquire) {
+            frames.iter().for_each(|frame| gateway.arrive(CLIENTS, frame));
+            arrived += frames.len() as u64;
+            gateway.worker.turn(Now(arrived));
+            left.extend(gateway.left(SERVERS));
+        }
+        assert_eq!(left.len() as u64, arrived, "none is lost");
+        for frame in &left {
+            assert_eq!(frame[4..6], frame[10..12], "half of one generation and half of another");
+            seen.insert(frame[4..6].to_vec());
+        }
+        (arrived, seen.len())
+    });
+    gateway.assert_balanced(sent);
+    assert!(seen > 10, "only {seen} generations were seen");
+}
+
+fn publish_all(publisher: &mut Publisher, over: &AtomicBool) {
+    for n in 2..GENERATIONS {
+        let version = publisher.publish(generation(n)).unwrap();
+        // Every other one is followed by the next at once.
+        if n.is_multiple_of(2) {
+            assert!(publisher.wait_seen(version, Duration::from_secs(20)), "the worker stands still");
+        }
+    }
+    over.store(true, Ordering::Release);
+}
+
+fn frame(n: u16) -> Vec<u8> {
+    let ip = |text: &str| mapped(text.parse().unwrap());
+    let (dst, dport) = if n.is_multiple_of(2) { ("203.0.113.80", 80) } else { ("10.244.0.11", 8080) };
+    let key = FlowKey { src: ip("192.0.2.11"), dst: ip(dst), sport: 40_000 + n, dport, proto: 6, v4: true };
+    Frame { flags: SYN, ..Frame::new(key) }.build()
+}
