@@ -92,10 +92,18 @@ pub const fn fold64(sum: u64) -> u16 {
 
 /// CRC32c as SCTP carries it; bit by bit, because only rewritten SCTP packets pay for it.
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
-    });
-    !crc
+    !bytes.iter().fold(u32::MAX, |crc, byte| crc_byte(crc, *byte))
+}
+
+/// What a change of the first bytes of `len` does to their CRC32c, to be added (without carry) to it. What was wrong
+/// before stays wrong. `changed` is old and new, added without carry.
+pub fn crc32c_delta(changed: [u8; 4], len: usize) -> u32 {
+    let head = changed.iter().fold(0, |crc, byte| crc_byte(crc, *byte));
+    (4..len).fold(head, |crc, _| crc_byte(crc, 0))
+}
+
+fn crc_byte(crc: u32, byte: u8) -> u32 {
+    (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
 }
 
 #[cfg(test)]
@@ -118,5 +126,11 @@ mod tests {
     #[test]
     fn crc32c_check_value() {
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn a_changed_head_changes_the_crc_by_its_delta() {
+        let delta = crc32c_delta([b'1' ^ b'x', 0, b'3' ^ 7, 0], 9);
+        assert_eq!(crc32c(b"x2\x07456789"), crc32c(b"123456789") ^ delta);
     }
 }

@@ -31,6 +31,10 @@ pub fn translate(bytes: &mut [u8], headers: &Headers, to: &FlowKey, ip: Delta, l
         return;
     }
     let at = usize::from(headers.l4);
+    if to.proto == SCTP {
+        sctp(bytes, at, usize::from(headers.end), [to.sport, to.dport]);
+        return;
+    }
     match headers.kind {
         Kind::Ports => {
             put(bytes, at, to.sport);
@@ -39,11 +43,7 @@ pub fn translate(bytes: &mut [u8], headers: &Headers, to: &FlowKey, ip: Delta, l
         Kind::IcmpQuery { reply } => put(bytes, at + 4, if reply { to.dport } else { to.sport }),
         Kind::IcmpError | Kind::Other | Kind::LaterFragment => {}
     }
-    if to.proto == SCTP {
-        sctp_checksum(bytes, at, usize::from(headers.end));
-    } else {
-        transport_checksum(bytes, at, to.proto, l4);
-    }
+    transport_checksum(bytes, at, to.proto, l4);
 }
 
 #[inline]
@@ -115,12 +115,19 @@ pub fn clamp_mss(bytes: &mut [u8], headers: &Headers, most: u16) {
     }
 }
 
-fn sctp_checksum(bytes: &mut [u8], l4: usize, end: usize) {
-    if let Some(packet) = bytes.get_mut(l4..end).filter(|packet| packet.len() >= 12) {
-        packet[8..12].fill(0);
-        let sum = checksum::crc32c(packet);
-        packet[8..12].copy_from_slice(&sum.to_le_bytes());
+/// SCTP's checksum knows nothing of addresses; if the ports stay, it does.
+fn sctp(bytes: &mut [u8], l4: usize, end: usize, [sport, dport]: [u16; 2]) {
+    let Some(packet) = bytes.get_mut(l4..end).filter(|packet| packet.len() >= 12) else { return };
+    let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
+    let new = [a, b, c, d];
+    let changed = [packet[0] ^ a, packet[1] ^ b, packet[2] ^ c, packet[3] ^ d];
+    if changed == [0; 4] {
+        return;
     }
+    packet[..4].copy_from_slice(&new);
+    let old = u32::from_le_bytes([packet[8], packet[9], packet[10], packet[11]]);
+    let sum = old ^ checksum::crc32c_delta(changed, packet.len());
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
 }
 
 #[inline]

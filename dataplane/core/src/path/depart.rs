@@ -5,9 +5,9 @@ use super::established::NO_HOP;
 use crate::emit::Error;
 use crate::event::{EventKind, EventSink};
 use crate::packet::{Packet, PortId};
-use crate::parse::{Headers, SYN};
+use crate::parse::{Headers, SCTP, SYN};
 use crate::rewrite;
-use crate::state::conntrack::FlowRef;
+use crate::state::conntrack::{FlowRef, FlowTable};
 use crate::state::flow::{DNS, TOLD, TRANSLATED, WRAPPED};
 use crate::tables::nexthop::Hop;
 use crate::tables::record::NextHop;
@@ -38,6 +38,9 @@ impl<S: EventSink> Turn<'_, S> {
             return self.answer(packet, headers, Error::TooBig(hop.mtu), DropReason::FragmentationNeeded);
         }
         let Some(port) = self.tables.routing.port(hop.port) else { return self.unroutable(packet, headers) };
+        if cannot_be_translated(headers, &self.state.flows, flow) {
+            return self.refuse(&headers.key, Some(headers), DropReason::NatUnsupported);
+        }
         self.clamp_mss(packet, headers, flow, hop.mtu);
         let (len, is_reply) = (packet.len(), flow.is_reply());
         let (hot, cold) = self.state.flows.parts(flow);
@@ -103,6 +106,15 @@ impl<S: EventSink> Turn<'_, S> {
             None
         })
     }
+}
+
+/// The checksum of SCTP is over the whole message: of one in pieces it cannot be told what other ports do to it.
+fn cannot_be_translated(headers: &Headers, flows: &FlowTable, flow: FlowRef) -> bool {
+    if headers.key.proto != SCTP || headers.fragment.is_none() {
+        return false;
+    }
+    let to = flows.leaves_as(flow);
+    (to.sport, to.dport) != (headers.key.sport, headers.key.dport)
 }
 
 /// The port by which answers leave: where the packet came from.

@@ -9,7 +9,7 @@ use crate::emit::{Error, mapped};
 use crate::event::{EventKind, EventSink};
 use crate::flow_key::FlowKey;
 use crate::packet::{Packet, PortId};
-use crate::parse::{ETHERNET, Headers, Quoted};
+use crate::parse::{ETHERNET, Headers, Quoted, SCTP};
 use crate::rewrite;
 use crate::state::conntrack::{FlowRef, FlowTable};
 use crate::state::flow::WRAPPED;
@@ -55,6 +55,9 @@ impl<S: EventSink> Turn<'_, S> {
         let (hot, cold) = self.state.flows.parts(flow);
         hot.count(cold, false, len);
         if dispatch != Dispatch::Ipip {
+            if headers.key.proto == SCTP && headers.fragment.is_some() && headers.key.dport != way.to.dport {
+                return self.refuse(&headers.key, Some(headers), DropReason::NatUnsupported);
+            }
             let (ip, l4) = rewrite::deltas(&headers.key, &way.to);
             rewrite::translate(packet.bytes_mut(), headers, &way.to, ip, l4);
         }

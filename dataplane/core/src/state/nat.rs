@@ -5,6 +5,7 @@ use core::net::Ipv6Addr;
 
 use super::conntrack::FlowTable;
 use crate::flow_key::FlowKey;
+use crate::parse::SCTP;
 use crate::time::Now;
 
 /// Ports tried before giving up. With 93 % of a slice in use towards one destination all of them are taken once in 10^16
@@ -17,7 +18,7 @@ const REST: u64 = Now::SECOND / 20;
 const RESTING: usize = 64;
 
 /// Give the packet the source address `ip` and a port from the slice (first port, how many) that `fits`. `None`: none is
-/// free.
+/// free. SCTP keeps its port if it can: ends may have agreed on it.
 #[expect(clippy::cast_possible_truncation, reason = "below the size of the slice, which fits 16 bits")]
 pub fn source(
     flows: &FlowTable,
@@ -30,7 +31,10 @@ pub fn source(
     let (first, count) = (u32::from(slice.0), u32::from(slice.1).max(1));
     // Start somewhere else for each flow, go on by a step that visits every port before it repeats.
     let start = hash % count;
-    (0..TRIES.min(count)).map(|n| first + (start + n * step(count)) % count).find_map(|port| {
+    let own = (key.proto == SCTP && (first..first + count).contains(&u32::from(key.sport)))
+        .then_some(u32::from(key.sport));
+    let others = (0..TRIES.min(count)).map(|n| first + (start + n * step(count)) % count);
+    own.into_iter().chain(others).find_map(|port| {
         let to = FlowKey { src: ip, sport: port as u16, ..*key };
         (fits(&to) && flows.find(&to.reverse()).is_none()).then_some(to)
     })
