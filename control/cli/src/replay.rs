@@ -356,7 +356,8 @@ impl decide::Rules for Steering<'_, '_> {
             flags |= FROM;
         }
         let nat = settings.snat_addresses.contains(&canonical)
-            || settings.masquerade.addresses.contains(&canonical);
+            || settings.masquerade.addresses.contains(&canonical)
+            || tables.departures.is_nat_address(ip);
         if nat || tables.services.is_frontend_address(ip) {
             flags |= TO;
         }

@@ -89,7 +89,13 @@ impl Compiled {
     fn frontends_anew(&mut self) -> Vec<Change> {
         let mut changes = self.frontends.renew(&self.objects, &self.options);
         changes.extend(self.newer_settings());
+        changes.extend(self.newer_departures());
         changes
+    }
+
+    /// How sources leave the cluster, where that is not what was told last.
+    fn newer_departures(&self) -> Vec<Change> {
+        crate::egress::changes(&self.objects, &self.options, &self.records)
     }
 
     /// The settings, if they are not what was told last.

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod service;
 
 pub mod compile;
+pub mod egress;
 pub mod engine;
 pub mod fqdn;
 pub mod identity;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::decode::{Fields, Place, Problems, masked};
+use crate::egress::EgressPolicy;
 use crate::policy::Policy;
 use crate::policy::groups::CidrGroup;
 use crate::service::{Service, Slice};
@@ -58,6 +59,8 @@ pub struct Objects {
     pub slices: BTreeMap<(String, String), Slice>,
     pub policies: Vec<Policy>,
     pub groups: Vec<CidrGroup>,
+    /// In the order of their names: the first that speaks of a destination counts.
+    pub egress: Vec<EgressPolicy>,
     /// Kinds that mean nothing to a gateway, and how many of each were passed over.
     pub ignored: BTreeMap<String, usize>,
 }
@@ -348,6 +351,10 @@ impl<'a> Reader<'a> {
             }
             "ClusterNetworkPolicy" => objects.policies.extend(crate::policy::cluster::read(node, place, metadata, problems)),
             "CiliumCIDRGroup" => objects.groups.push(CidrGroup::read(node, place, metadata, problems)),
+            "CiliumEgressGatewayPolicy" => {
+                objects.egress.push(EgressPolicy::read(node, place, metadata, problems));
+                objects.egress.sort_by(|a, b| a.name.cmp(&b.name));
+            }
             other if HARMLESS.contains(&other) => *objects.ignored.entry(other.to_owned()).or_insert(0) += 1,
             other if BESIDE.contains(&other) => {
                 problems.warnings.push(place.problem(node, format!("{other} is not done by this gateway")));
@@ -358,7 +365,7 @@ impl<'a> Reader<'a> {
                 format!(
                     "the kind {other} is not supported; supported are Namespace, Node, Pod, Endpoint, Service, \
                      EndpointSlice, NetworkPolicy, ClusterNetworkPolicy, CiliumNetworkPolicy, \
-                     CiliumClusterwideNetworkPolicy, CiliumCIDRGroup"
+                     CiliumClusterwideNetworkPolicy, CiliumCIDRGroup, CiliumEgressGatewayPolicy"
                 ),
             )),
         }
@@ -371,7 +378,10 @@ fn group_of(kind: &str) -> Option<&'static str> {
         "EndpointSlice" => "discovery.k8s.io/",
         "NetworkPolicy" => "networking.k8s.io/",
         "ClusterNetworkPolicy" => "policy.networking.k8s.io/",
-        "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" | "CiliumCIDRGroup" => "cilium.io/",
+        "CiliumNetworkPolicy"
+        | "CiliumClusterwideNetworkPolicy"
+        | "CiliumCIDRGroup"
+        | "CiliumEgressGatewayPolicy" => "cilium.io/",
         "Endpoint" => "sluice.dev/",
         _ => return None,
     })

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 /// The kinds that have a schema.
-pub const KINDS: [&str; 6] = [
+pub const KINDS: [&str; 7] = [
     "CiliumCIDRGroup",
     "CiliumClusterwideNetworkPolicy",
+    "CiliumEgressGatewayPolicy",
     "CiliumNetworkPolicy",
     "ClusterNetworkPolicy",
     "Endpoint",
@@ -21,6 +22,7 @@ pub fn of(kind: &str) -> Option<Value> {
         ),
         "CiliumNetworkPolicy" => (constant("cilium.io/v2"), cilium()),
         "CiliumClusterwideNetworkPolicy" => (constant("cilium.io/v2"), cilium()),
+        "CiliumEgressGatewayPolicy" => (constant("cilium.io/v2"), vec![("spec", egress_gateway())]),
         "ClusterNetworkPolicy" => {
             (constant("policy.networking.k8s.io/v1alpha2"), vec![("spec", cluster_policy())])
         }
@@ -345,6 +347,29 @@ fn kubernetes() -> Value {
             ("egress", rule("to")),
         ],
         &[],
+    )
+}
+
+fn egress_gateway() -> Value {
+    let gateway = || {
+        object(
+            &[("nodeSelector", selector()), ("interface", text()), ("egressIP", text())],
+            &["nodeSelector"],
+        )
+    };
+    let subject = object(
+        &[("namespaceSelector", selector()), ("podSelector", selector()), ("nodeSelector", selector())],
+        &[],
+    );
+    object(
+        &[
+            ("selectors", list(subject)),
+            ("destinationCIDRs", list(cidr())),
+            ("excludedCIDRs", list(cidr())),
+            ("egressGateway", gateway()),
+            ("egressGateways", at_most(64, gateway())),
+        ],
+        &["selectors", "destinationCIDRs"],
     )
 }
 

@@ -20,6 +20,11 @@ fn full(kind: &str) -> String {
         "CiliumCIDRGroup" => {
             "apiVersion: cilium.io/v2\nkind: KIND\nmetadata: {name: x}\nspec: {externalCIDRs: [10.0.0.0/8]}\n"
         }
+        "CiliumEgressGatewayPolicy" => {
+            "apiVersion: cilium.io/v2\nkind: KIND\nmetadata: {name: x}\nspec:\n  selectors: [{podSelector: SELECTOR, namespaceSelector: \
+             SELECTOR, nodeSelector: SELECTOR}]\n  destinationCIDRs: [0.0.0.0/0]\n  egressGateway: {nodeSelector: SELECTOR, egressIP: \
+             192.0.2.1}\n  egressGateways: [{nodeSelector: SELECTOR}]\n"
+        }
         "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" => {
             "apiVersion: cilium.io/v2\nkind: KIND\nmetadata: {name: x}\nspecs: [{nodeSelector: SELECTOR, ingress: [{}]}]\nspec:\n  \
              endpointSelector: SELECTOR\n  enableDefaultDeny: {}\n  log: {}\n  ingress: [ALLOW, ICMP]\n  ingressDeny: [DENY, ICMP]\n  \

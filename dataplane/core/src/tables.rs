@@ -43,6 +43,7 @@ pub struct Tables {
     pub services: service::Services,
     pub egress: egress::Egress,
     pub tunnels: tunnels::Tunnels,
+    pub departures: egress::Departures,
     /// What the gateway guards (of the settings, made ready for search).
     pub guarded: prefix_set::PrefixSet,
     pub routing: nexthop::Routing,
@@ -97,6 +98,7 @@ impl Tables {
             Change::Frontend(key, frontend) => self.services.set_frontend(*key, frontend.as_ref()),
             // For who announces addresses, beside the path.
             Change::Exposed(..) => {}
+            Change::Egress(ip, ways) => self.departures.set(*ip, ways.as_deref()),
             Change::Settings(settings) => {
                 self.services.set_seeds(settings.hash_seed, twin_services);
                 self.egress = egress::Egress::new(settings);
@@ -148,6 +150,7 @@ fn check(change: &Change) -> Result<(), String> {
             service.as_ref().map_or(Ok(()), |service| check_service(id.0, service))
         }
         Change::Settings(settings) => check_settings(settings),
+        Change::Egress(_, ways) => ways.iter().flatten().try_for_each(|(prefix, _)| check_prefix(prefix)),
         Change::Frontend(..) | Change::Exposed(..) | Change::Port(..) | Change::NextHop(..) => Ok(()),
     }
 }

@@ -117,6 +117,8 @@ drop_reasons! {
     AuthRequired = 189, "AUTH_REQUIRED";
     /// There is no room for what a backend is to be told: a full IP header, or a frame at the end of its buffer.
     CannotWrap = 193, "UNSUPPORTED_PROTOCOL_FOR_DSR_ENCAP";
+    /// There is no egress gateway that a policy asks for.
+    NoEgressGateway = 194, "NO_EGRESS_GATEWAY";
     /// TTL or hop limit ran out; answered with an ICMP error.
     TtlExceeded = 196, "TTL_EXCEEDED";
     /// An answer of ours suppressed by its rate limit, or a full hand-over ring.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use sluice_core::emit::mapped;
 use sluice_core::tables::prefix_set::PrefixSet;
-use sluice_core::tables::record::{Change, Prefix, Records, Settings};
+use sluice_core::tables::record::{Change, Leave, Prefix, Records, Settings};
 use sluice_steer::Rule;
 use sluice_steer::rules::{FROM, OWN, TO, TUNNEL};
 
@@ -45,7 +45,15 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
             add(&host(key.ip), TO);
         }
     }
-    let nat = settings.snat_addresses.iter().chain(&settings.masquerade.addresses);
+    let mut given = Vec::new();
+    for change in control.values() {
+        let Change::Egress(source, Some(ways)) = change else { continue };
+        add(&host(*source), FROM);
+        given.extend(
+            ways.iter().filter_map(|(_, leave)| if let Leave::With(ip) = leave { Some(*ip) } else { None }),
+        );
+    }
+    let nat = settings.snat_addresses.iter().chain(&settings.masquerade.addresses).chain(&given);
     let mut nat_on_own = false;
     for ip in nat {
         if own.contains(ip) {

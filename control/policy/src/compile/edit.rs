@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sluice_core::tables::record::{Change, merge};
 
 use super::Compiled;
+use crate::egress::EgressPolicy;
 use crate::engine::ObjectChange;
 use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
@@ -23,6 +24,7 @@ pub enum Edit {
     /// All specs of one object; none: it went.
     Policy(Source, Vec<Policy>),
     Group(String, Option<CidrGroup>),
+    Egress(String, Option<EgressPolicy>),
 }
 
 /// Whose frontends must be made anew.
@@ -69,6 +71,7 @@ impl Compiled {
             Touched::Owners(owners) => self.frontends.update(owners, &self.objects, &self.options),
         });
         changes.extend(self.newer_settings());
+        changes.extend(self.newer_departures());
         merge(&mut self.records, &changes);
         changes
     }
@@ -119,6 +122,12 @@ impl Compiled {
                 objects.policies.retain(|policy| policy.source != source);
                 objects.policies.extend(policies.iter().cloned());
                 (vec![ObjectChange::Policy(source, policies)], nobody)
+            }
+            Edit::Egress(name, policy) => {
+                objects.egress.retain(|own| own.name != name);
+                objects.egress.extend(policy);
+                objects.egress.sort_by(|a, b| a.name.cmp(&b.name));
+                (Vec::new(), nobody)
             }
             Edit::Group(name, group) => {
                 objects.groups.retain(|own| own.name != name);

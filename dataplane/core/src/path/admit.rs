@@ -16,11 +16,11 @@ use crate::state::flow::{
     AUDIT, Cold, DNS, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
 };
 use crate::state::{nat, tcp::TcpState};
-use crate::tables::egress::Source;
+use crate::tables::egress::{Addresses, Source};
 use crate::tables::nexthop::Hop;
 use crate::tables::ownership::{self, Owner};
 use crate::tables::policy::Decision;
-use crate::tables::record::{Backend, BackendId, Dispatch, Forwarding, Reach, RuleId, ServiceId};
+use crate::tables::record::{Backend, BackendId, Dispatch, Forwarding, Leave, Reach, RuleId, ServiceId};
 use crate::tables::service::{Balanced, Match};
 use crate::verdict::{Action, DropReason, Fate};
 use core::net::Ipv6Addr;
@@ -56,7 +56,7 @@ impl Choice {
     }
 }
 
-impl<S: EventSink> Turn<'_, S> {
+impl<'t, S: EventSink> Turn<'t, S> {
     /// The walk of a new flow, one step a line.
     #[cold]
     pub(crate) fn admit(&mut self, packet: &mut Packet<'_>, headers: &Headers, place: &Place) -> Fate {
@@ -308,6 +308,15 @@ impl<S: EventSink> Turn<'_, S> {
                 Source::Replace(sources) => sources,
                 Source::Keep | Source::NoAddress => return refuse(self, DropReason::NoNatMapping),
             }
+        } else if let Some((leave, own)) = self.departure(to, choice) {
+            match leave {
+                Leave::Elsewhere => return Ok(()),
+                Leave::With(ip) if self.is_own(mapped(ip)) => own,
+                Leave::NoGateway => return refuse(self, DropReason::NoEgressGateway),
+                Leave::With(_) | Leave::NoAddress | Leave::Usual => {
+                    return refuse(self, DropReason::NoEgressAddress);
+                }
+            }
         } else {
             match egress.masquerade(headers.key.src, to.dst, to.v4) {
                 Source::Keep => return Ok(()),
@@ -331,6 +340,21 @@ impl<S: EventSink> Turn<'_, S> {
             }
         }
         Ok(())
+    }
+
+    /// What an egress gateway's policy says of what leaves the cluster.
+    fn departure(&self, to: &FlowKey, choice: Option<Choice>) -> Option<(Leave, Addresses<'t>)> {
+        let tables = self.tables;
+        let destination = tables.ipcache.lookup(to.dst, to.v4);
+        let outside = choice.is_none() && (destination.number == 0 || destination.world);
+        let found = tables.departures.find(to.src, to.dst).filter(|_| outside)?;
+        (found.0 != Leave::Usual).then_some(found)
+    }
+
+    /// Is this an address of ours: the kernel's, or one that the settings say?
+    fn is_own(&self, ip: Ipv6Addr) -> bool {
+        let v4 = ip.to_ipv4_mapped().is_some();
+        self.tables.routing.route(ip, v4, 0) == Hop::Local || self.tables.egress.is_nat_address(ip)
     }
 
     /// Put the flow into the table, making room if need be.

@@ -1,13 +1,14 @@
 //! Which sources leave with another address, and with which.
 
 use alloc::boxed::Box;
-use core::net::Ipv6Addr;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv6Addr};
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use super::lpm::{Hashing, hashing};
 use super::prefix_set::PrefixSet;
-use super::record::Settings;
+use super::record::{Leave, Prefix, Settings};
 use super::service::reduce;
 use crate::emit::mapped;
 
@@ -88,6 +89,71 @@ impl Egress {
     }
 }
 
+/// Sources that leave with an address that a policy gives them.
+#[derive(Clone, Debug)]
+pub struct Departures {
+    sources: HashMap<u128, Box<[Departure]>, Hashing>,
+    /// How many ways lead out with each address.
+    addresses: HashMap<u128, u32, Hashing>,
+}
+
+/// What holds for one prefix of destinations.
+#[derive(Clone, Copy, Debug)]
+struct Departure {
+    base: u128,
+    mask: u128,
+    leave: Leave,
+    /// The new source, if there is one.
+    address: [Ipv6Addr; 1],
+}
+
+impl Default for Departures {
+    fn default() -> Self {
+        Self { sources: HashMap::with_hasher(hashing()), addresses: HashMap::with_hasher(hashing()) }
+    }
+}
+
+impl Departures {
+    pub(super) fn set(&mut self, source: IpAddr, ways: Option<&[(Prefix, Leave)]>) {
+        let source = mapped(source).to_bits();
+        for old in self.sources.remove(&source).iter().flatten() {
+            super::service::release(&mut self.addresses, old.address[0].to_bits());
+        }
+        let Some(ways) = ways else { return };
+        let mut ways: Vec<Departure> = ways.iter().map(Departure::new).collect();
+        // The longest first; of equals the first that was told.
+        ways.sort_by_key(|way| core::cmp::Reverse(way.mask));
+        for way in &ways {
+            *self.addresses.entry(way.address[0].to_bits()).or_insert(0) += 1;
+        }
+        self.sources.insert(source, ways.into());
+    }
+
+    /// How this source leaves for this destination, and with which address, if a policy says so.
+    pub fn find(&self, src: Ipv6Addr, dst: Ipv6Addr) -> Option<(Leave, Addresses<'_>)> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        let way =
+            self.sources.get(&src.to_bits())?.iter().find(|way| dst.to_bits() & way.mask == way.base)?;
+        Some((way.leave, Addresses { all: &way.address, first: 0 }))
+    }
+
+    /// Is this one of the addresses that sources are replaced with?
+    pub fn is_nat_address(&self, ip: Ipv6Addr) -> bool {
+        self.addresses.contains_key(&ip.to_bits())
+    }
+}
+
+impl Departure {
+    fn new((to, leave): &(Prefix, Leave)) -> Self {
+        let fixed = if to.addr.is_ipv4() { 96 } else { 0 } + u32::from(to.len);
+        let mask = u128::MAX.checked_shl(128 - fixed).unwrap_or(0);
+        let address = if let Leave::With(ip) = leave { mapped(*ip) } else { Ipv6Addr::UNSPECIFIED };
+        Self { base: mapped(to.addr).to_bits() & mask, mask, leave: *leave, address: [address] }
+    }
+}
+
 /// Addresses of both families to choose from.
 #[derive(Clone, Debug, Default)]
 struct Pool {
@@ -96,7 +162,7 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(addresses: &[core::net::IpAddr]) -> Self {
+    fn new(addresses: &[IpAddr]) -> Self {
         let family = |v4| addresses.iter().filter(|ip| ip.is_ipv4() == v4).map(|ip| mapped(*ip)).collect();
         Self { v4: family(true), v6: family(false) }
     }

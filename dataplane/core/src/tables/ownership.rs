@@ -27,7 +27,7 @@ impl Tables {
             return sole(WorkerId(0));
         }
         let ports = self.settings.snat_ports;
-        if (ports.0..=ports.1).contains(&key.dport) && self.egress.is_nat_address(key.dst) {
+        if (ports.0..=ports.1).contains(&key.dport) && self.is_nat_address(key.dst) {
             return sole(slice_of(key.dport, ports, workers));
         }
         let client = |ip: Ipv6Addr, port: u16| pick(half(ip, port), workers);
@@ -52,6 +52,11 @@ impl Tables {
 }
 
 impl Tables {
+    /// Is this one of the addresses that sources are replaced with?
+    pub fn is_nat_address(&self, ip: Ipv6Addr) -> bool {
+        self.egress.is_nat_address(ip) || self.departures.is_nat_address(ip)
+    }
+
     /// The owner of a client's flow, known by the client alone.
     pub(crate) fn owner_of_client(&self, key: &FlowKey) -> Owner {
         sole(pick(half(key.src, key.sport), self.settings.workers.max(1)))

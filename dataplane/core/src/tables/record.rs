@@ -304,6 +304,21 @@ impl Default for DnsSettings {
     }
 }
 
+/// What becomes of a source on its way out of the cluster, by an egress gateway's policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Leave {
+    /// What becomes of any other: the policy makes an exception.
+    Usual,
+    /// It is replaced by this address.
+    With(IpAddr),
+    /// Another gateway replaces it.
+    Elsewhere,
+    /// The address that should replace it is not there.
+    NoAddress,
+    /// There is no gateway that would replace it.
+    NoGateway,
+}
+
 /// What holds for the whole gateway.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Settings {
@@ -405,6 +420,8 @@ pub enum Change {
     Class(ClassId, Option<PolicyClass>),
     Service(ServiceId, Option<Service>),
     Frontend(FrontendKey, Option<Frontend>),
+    /// How packets of this source leave for each prefix; the longest counts, of equals the first.
+    Egress(IpAddr, Option<Vec<(Prefix, Leave)>>),
     /// Clients outside may ask their link for this service address: it is exposed, and somebody stands behind it. The path
     /// does not look at it; who announces addresses does.
     Exposed(IpAddr, bool),
@@ -453,6 +470,7 @@ pub enum RecordKey {
     DnsRules(DnsRulesId),
     Named(IdentitySlot),
     Learned(Prefix),
+    Egress(IpAddr),
 }
 
 /// A generation, or one source's part of it: every record as the change that would put it there.
@@ -466,6 +484,7 @@ impl Change {
             Self::Class(id, _) => RecordKey::Class(*id),
             Self::Service(id, _) => RecordKey::Service(*id),
             Self::Frontend(key, _) => RecordKey::Frontend(*key),
+            Self::Egress(ip, _) => RecordKey::Egress(*ip),
             Self::Exposed(ip, _) => RecordKey::Exposed(*ip),
             Self::Settings(_) => RecordKey::Settings,
             Self::Port(id, _) => RecordKey::Port(*id),
@@ -487,6 +506,7 @@ impl Change {
                 | Self::Class(_, None)
                 | Self::Service(_, None)
                 | Self::Frontend(_, None)
+                | Self::Egress(_, None)
                 | Self::Exposed(_, false)
                 | Self::Port(_, None)
                 | Self::NextHop(_, None)
@@ -511,6 +531,7 @@ impl RecordKey {
             Self::Address(prefix) => Change::Address(prefix, None),
             Self::Service(id) => Change::Service(id, None),
             Self::Frontend(key) => Change::Frontend(key, None),
+            Self::Egress(ip) => Change::Egress(ip, None),
             Self::Exposed(ip) => Change::Exposed(ip, false),
             Self::Route(prefix) => Change::Route(prefix, None),
             Self::Pattern(id) => Change::Pattern(id, None),

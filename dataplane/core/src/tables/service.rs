@@ -187,7 +187,7 @@ fn built(record: &Service, id: u32, seed: u32, twin: Option<&Services>) -> Arc<B
 }
 
 /// One user less.
-fn release<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, u32, Hashing>, key: K) {
+pub(super) fn release<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, u32, Hashing>, key: K) {
     if let Some(count) = counts.get_mut(&key) {
         *count -= 1;
         if *count == 0 {
