@@ -127,6 +127,24 @@ fn a_connection_through_both_is_answered_for_the_service() {
     }
 }
 
+#[test]
+fn a_packet_that_waits_for_the_backends_neighbour_waits_as_it_came() {
+    for dispatch in BOTH {
+        for v4 in [true, false] {
+            let (mut front, mut behind) = (front(dispatch, None), behind(true));
+            let unknown = backend(v4).ip;
+            let len = if v4 { 32 } else { 128 };
+            let route = Change::Route(Prefix { addr: unknown, len }, None);
+            behind.change(&[route]);
+            let key = front.client_to_service(v4, 40000);
+            let tunnel = through(&mut front, &front_frame(key, SYN));
+            let (fate, kept) = behind.send(0, &tunnel);
+            assert_eq!(fate, Fate::Hold { port: PortId(1), ip: unknown });
+            assert_eq!(kept, tunnel, "{dispatch:?} {v4}");
+        }
+    }
+}
+
 fn front_frame(key: FlowKey, flags: u8) -> Vec<u8> {
     Frame { flags, payload: vec![1, 2, 3], ..Frame::new(key) }.build()
 }

@@ -48,6 +48,7 @@ fn main() {
     };
     let mut problems = Vec::new();
     check_arrows(&root, &mut problems);
+    check_promises(&root, &mut problems);
     let mut files = Vec::new();
     rust_files(&root, &mut files);
     for file in &files {
@@ -108,6 +109,19 @@ fn own_dependencies(manifest: &str) -> Vec<(usize, String)> {
         }
     }
     found
+}
+
+/// What the README names as proof of a promise is there.
+fn check_promises(root: &Path, problems: &mut Vec<String>) {
+    let readme = fs::read_to_string(root.join("README.md")).unwrap_or_default();
+    let rows = readme.lines().enumerate().skip_while(|(_, line)| *line != "## How each promise is kept");
+    let rows = rows.skip(1).take_while(|(_, line)| !line.starts_with("## "));
+    for (index, line) in rows.filter(|(_, line)| line.starts_with('|')) {
+        let named = line.split('`').skip(1).step_by(2).filter_map(|text| text.split(' ').next());
+        for path in named.filter(|text| text.contains('/') && !root.join(text).exists()) {
+            problems.push(format!("README.md:{}: there is no {path}", index + 1));
+        }
+    }
 }
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -4,6 +4,8 @@
 //!
 //! Only tunnels from configured peers to configured addresses are opened, and only for what we guard.
 
+use arrayvec::ArrayVec;
+
 use super::Turn;
 use crate::event::EventSink;
 use crate::flow_key::FlowKey;
@@ -19,6 +21,11 @@ use crate::verdict::{DropReason, Fate};
 
 use super::admit::Choice;
 use core::net::Ipv6Addr;
+
+/// Headers that opening a tunnel may write over: all of both packets' (with no more than a few extensions), up to where
+/// the checksum of a transport header ends.
+const HEADERS: usize = 512;
+const TRANSPORT: usize = 18;
 
 /// What the tunnel said of the packet that is being worked on.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +45,24 @@ impl<S: EventSink> Turn<'_, S> {
             Ok(inside) => inside,
             Err(reason) => return refuse(self, reason),
         };
+        let (start, len) = (packet.start(), packet.len());
+        let headers = packet
+            .bytes()
+            .get(..usize::from(inside.headers.l4) + TRANSPORT)
+            .unwrap_or_else(|| packet.bytes());
+        let came: ArrayVec<u8, HEADERS> = headers.iter().copied().take(HEADERS).collect();
+        let fate = self.opened(packet, outer, &inside);
+        if matches!(fate, Fate::Hold { .. } | Fate::HandOver(_) | Fate::Pass) {
+            // It comes again, or goes elsewhere, as it came.
+            if packet.grow_front(packet.start() - start) && packet.set_len(len) {
+                packet.bytes_mut()[..came.len()].copy_from_slice(&came);
+            }
+        }
+        fate
+    }
+
+    fn opened(&mut self, packet: &mut Packet<'_>, outer: &Headers, inside: &Inside) -> Fate {
+        let refuse = |turn: &mut Self, reason| turn.refuse(&outer.key, Some(outer), reason);
         let inner = &inside.headers;
         if inner.kind == Kind::IcmpError {
             return match unwrap::peel(packet, inner) {
@@ -55,7 +80,7 @@ impl<S: EventSink> Turn<'_, S> {
                 }
             }
         };
-        let Some(asked) = self.asked(&inside, &key) else {
+        let Some(asked) = self.asked(inside, &key) else {
             return refuse(self, DropReason::UnknownConnection);
         };
         if self.tables.settings.workers > 1
