@@ -17,9 +17,9 @@ $(TARGET=5201 service speed 203.0.113.81 2001:db8:cafe::81 5201 TCP 11)
 END
 start_gateway
 [ "$(status '[.dataplane.devices[].mode] | join(" ")')" = 'native native' ] || fail "not attached in the driver"
-for size in 64 3800 4000 4100 7900 8900; do
+for size in 64 3900 4100 8900; do
     for address in 203.0.113.7 2001:db8:cafe::7 10.244.0.11; do
-        talk c1 "d$size" udp $address 7 --size $size --rate 200
+        talk c1 "d$size" udp $address 7 --size $size --rate 400
         goes_on "d$size" 20
         lossless "d$size"
     done
