@@ -160,14 +160,11 @@ fn arrivals(new: &Objects, compiled: &Compiled, edits: &mut Vec<Edit>) {
     for policy in &new.policies {
         specs.entry(&policy.source).or_default().push(policy.clone());
     }
-    let mut before: HashMap<&Source, Vec<&crate::policy::Policy>> = HashMap::new();
-    for policy in old.policies.iter().filter(|policy| specs.contains_key(&policy.source)) {
-        before.entry(&policy.source).or_default().push(policy);
-    }
-    let mut changed: Vec<_> = specs
-        .into_iter()
-        .filter(|(source, specs)| !before.get(source).is_some_and(|old| old.iter().copied().eq(specs.iter())))
-        .collect();
+    // By the engine's index: looking through all policies would cost more than the rest.
+    let differs = |source: &Source, specs: &Vec<crate::policy::Policy>| {
+        !compiled.engine.policies_of(source).eq(specs.iter())
+    };
+    let mut changed: Vec<_> = specs.into_iter().filter(|(source, specs)| differs(source, specs)).collect();
     changed.sort_by(|one, other| one.0.cmp(other.0));
     edits.extend(changed.into_iter().map(|(source, specs)| Edit::Policy(source.clone(), specs)));
 }

@@ -119,8 +119,11 @@ impl Compiled {
                 (told, Touched::Owners(meant.iter().map(owner).collect()))
             }
             Edit::Policy(source, policies) => {
-                objects.policies.retain(|policy| policy.source != source);
-                objects.policies.extend(policies.iter().cloned());
+                // Specs of one object stand together.
+                let own = |policy: &Policy| policy.source == source;
+                let from = objects.policies.iter().position(own).unwrap_or(objects.policies.len());
+                let to = from + objects.policies[from..].iter().take_while(|policy| own(policy)).count();
+                objects.policies.splice(from..to, policies.iter().cloned());
                 (vec![ObjectChange::Policy(source, policies)], nobody)
             }
             Edit::Egress(name, policy) => {

@@ -229,6 +229,12 @@ impl Engine {
         Some(&self.specs.get(*id)?.policy)
     }
 
+    /// All specs of one object, in their order.
+    pub fn policies_of(&self, source: &Source) -> impl Iterator<Item = &Policy> {
+        let ids = self.spec_ids.range((source.clone(), 0)..=(source.clone(), usize::MAX));
+        ids.filter_map(|(_, id)| self.specs.get(*id)).map(|spec| &spec.policy)
+    }
+
     /// Where a rule is written.
     pub fn rule_spot(&self, name: &RuleName) -> Option<&Spot> {
         let rules = &self.policy_of(name)?.rules;
