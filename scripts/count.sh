@@ -8,7 +8,8 @@ figures=bench/instructions.txt
 packets=12800
 rustc=$(rustc --version | cut -d' ' -f2)
 command -v valgrind >/dev/null || { echo "there is no valgrind: scripts/setup.sh installs it" >&2; exit 2; }
-cargo build --quiet --profile lab -p sluice-bench
+# Together with the others, as the end-to-end tests build them: alone it would be built with other features.
+cargo build --quiet --profile lab -p sluice-bench -p sluice -p sluiced -p sluice-control
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 

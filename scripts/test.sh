@@ -22,5 +22,5 @@ step "instructions a packet"
 scripts/count.sh
 
 step "end to end"
-cargo build --quiet --profile lab -p sluice -p sluiced -p sluice-control
+cargo build --quiet --profile lab -p sluice-bench -p sluice -p sluiced -p sluice-control
 scripts/e2e/run.sh

@@ -64,6 +64,20 @@ pub(crate) enum Skew {
     Zipf,
 }
 
+/// Packets that mean no good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Attack {
+    /// Every packet a SYN of a new client to a service
+    SynFlood,
+    /// Fragments of datagrams that never become whole
+    Fragments,
+    /// Random addresses, ports and protocols
+    Random,
+    /// Headers that lie: lengths, versions, checksums
+    Malformed,
+}
+
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct PathArgs {
     #[arg(long, value_enum, default_value = "gateway")]
@@ -97,6 +111,9 @@ pub(crate) struct PathArgs {
     pub workers: u8,
     #[arg(long, value_enum, default_value = "uniform")]
     pub skew: Skew,
+    /// Send this instead of the flows' own packets; they are there, but nobody hears of them
+    #[arg(long, value_enum)]
+    pub attack: Option<Attack>,
     /// Rounds; each measures the harness alone and the path in turn
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(3..=10_000))]
     pub rounds: u32,

@@ -2,6 +2,7 @@
 
 mod alloc;
 mod args;
+mod attack;
 mod clock;
 mod count;
 mod machine;

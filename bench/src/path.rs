@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use sluice_core::event::{EventSink, FlowEvent};
-use sluice_core::packet::BURST;
+use sluice_core::packet::{BURST, Packet};
 use sluice_core::parse::{ACK, SYN};
 use sluice_core::path::{Fates, forward};
 use sluice_core::state::{Config, State};
@@ -15,8 +15,9 @@ use sluice_core::tables::Tables;
 use sluice_core::time::Now;
 use sluice_core::verdict::Fate;
 
-use crate::args::{PathArgs, Scenario};
+use crate::args::{Attack, PathArgs, Scenario, Skew};
 use crate::clock::to_float;
+use crate::machine::{self, Machine};
 use crate::traffic::{Say, Traffic, frame, key};
 use crate::{alloc, clock, pages, world};
 
@@ -33,6 +34,8 @@ struct Report {
     flows: u32,
     ipv6: bool,
     vlan: bool,
+    attack: Option<Attack>,
+    skew: Skew,
     batch: u16,
     workers: u8,
     policies: u32,
@@ -53,6 +56,9 @@ struct Report {
     burst_ns_max: u64,
     huge_page_bytes: u64,
     resident_bytes: u64,
+    /// Share of an attack's packets that was not forwarded.
+    dropped: f64,
+    machine: Machine,
 }
 
 pub(crate) fn run(args: &PathArgs) -> anyhow::Result<()> {
@@ -93,6 +99,8 @@ fn report(args: &PathArgs, run: &Run, moved: f64) -> Report {
         flows: args.flows,
         ipv6: args.ipv6,
         vlan: args.vlan,
+        attack: args.attack,
+        skew: args.skew,
         batch: args.batch,
         workers: args.workers,
         policies: args.policies,
@@ -112,6 +120,8 @@ fn report(args: &PathArgs, run: &Run, moved: f64) -> Report {
         burst_ns_max: run.bursts.max(),
         huge_page_bytes: run.huge_page_bytes,
         resident_bytes: run.resident_bytes,
+        dropped: run.dropped,
+        machine: machine::here(),
     }
 }
 
@@ -139,6 +149,9 @@ fn print(args: &PathArgs, report: &Report) -> anyhow::Result<()> {
         "Bursts of {}: {} ns in the median, {} for 99 of 100, {} at most, clock included.",
         args.batch, report.burst_ns_p50, report.burst_ns_p99, report.burst_ns_max
     );
+    if let Some(attack) = report.attack {
+        println!("Under {attack:?}, {:.1} % of all packets were dropped.", report.dropped * 100.0);
+    }
     println!(
         "{} MiB resident, {} of them in huge pages.",
         report.resident_bytes >> 20,
@@ -158,6 +171,7 @@ struct Run {
     bytes_per_flow: f64,
     huge_page_bytes: u64,
     resident_bytes: u64,
+    dropped: f64,
 }
 
 /// Takes events as a ring would: writes them down, one behind the other.
@@ -186,6 +200,9 @@ pub(crate) struct Rig<'a> {
     flows: Vec<u32>,
     now: Now,
     say: Say,
+    /// What is sent instead, and the next of it.
+    attack: Vec<Vec<u8>>,
+    next: usize,
 }
 
 impl<'a> Rig<'a> {
@@ -200,6 +217,8 @@ impl<'a> Rig<'a> {
             flows: Vec::with_capacity(BURST),
             now: Now::from_secs(100),
             say: if args.scenario == Scenario::New { Say::Open } else { Say::Go },
+            attack: args.attack.map(|attack| crate::attack::frames(args, attack)).unwrap_or_default(),
+            next: 0,
         };
         if args.scenario != Scenario::New {
             rig.establish()?;
@@ -231,7 +250,7 @@ impl<'a> Rig<'a> {
     ) -> anyhow::Result<Vec<Vec<u8>>> {
         let mut packets = self.traffic.show_frames(frames, port);
         forward(self.tables, &mut self.state, self.now, &mut packets, &mut self.fates, &mut self.events);
-        let answer = |(packet, fate): (&sluice_core::packet::Packet<'_>, &Fate)| {
+        let answer = |(packet, fate): (&Packet<'_>, &Fate)| {
             ensure!(matches!(fate, Fate::Forward(_)), "a packet ended as {fate:?}");
             let headers =
                 sluice_core::parse::parse(packet).map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
@@ -257,7 +276,10 @@ impl<'a> Rig<'a> {
             packets += both.packets;
         }
         let (huge_page_bytes, resident_bytes) = (pages::in_use(), pages::resident());
+        let counters = &self.state.counters;
+        let dropped = to_float(counters.dropped()) / to_float(counters.received.max(1));
         Ok(Run {
+            dropped,
             huge_page_bytes,
             resident_bytes,
             null,
@@ -270,11 +292,9 @@ impl<'a> Rig<'a> {
 
     /// Nanoseconds a packet of making frames and doing nothing with them.
     fn alone(&mut self, bursts: u64) -> f64 {
-        let batch = usize::from(self.args.batch);
         let (time, ()) = clock::time(|| {
             for slot in 0..bursts {
-                self.traffic.some(batch, &mut self.flows);
-                black_box(self.traffic.show(slot, self.say, &self.flows));
+                black_box(self.show(slot));
             }
         });
         time / to_float(bursts * u64::from(self.args.batch))
@@ -304,18 +324,34 @@ impl<'a> Rig<'a> {
         let (nanoseconds, packets) = clock::time(|| (0..bursts).map(|slot| self.burst(slot)).sum());
         let allocations = alloc::count() - allocated;
         let forwarded = self.state.counters.forwarded - forwarded;
-        ensure!(forwarded == packets, "{} of {packets} packets were not forwarded", packets - forwarded);
+        let all = self.args.attack.is_some() || forwarded == packets;
+        ensure!(all, "{} of {packets} packets were not forwarded", packets - forwarded);
         Ok(Taken { nanoseconds, packets, allocations })
     }
 
     #[inline(always)]
     fn burst(&mut self, slot: u64) -> u64 {
         self.now.0 += BURST_TIME;
-        self.traffic.some(usize::from(self.args.batch), &mut self.flows);
-        let mut packets = self.traffic.show(slot, self.say, &self.flows);
-        forward(self.tables, &mut self.state, self.now, &mut packets, &mut self.fates, &mut self.events);
-        black_box(&self.fates);
+        let (tables, now) = (self.tables, self.now);
+        let (mut packets, rest) = self.show(slot);
+        forward(tables, rest.state, now, &mut packets, rest.fates, rest.events);
+        black_box(rest.fates);
         packets.len() as u64
+    }
+
+    /// The next burst, and who takes it.
+    #[inline(always)]
+    fn show(&mut self, slot: u64) -> (arrayvec::ArrayVec<Packet<'_>, BURST>, Receiver<'_>) {
+        let batch = usize::from(self.args.batch);
+        let packets = if self.attack.is_empty() {
+            self.traffic.some(batch, &mut self.flows);
+            self.traffic.show(slot, self.say, &self.flows)
+        } else {
+            let first = if self.next + batch > self.attack.len() { 0 } else { self.next };
+            self.next = first + batch;
+            self.traffic.show_frames(&self.attack[first..first + batch], world::CLIENTS)
+        };
+        (packets, Receiver { state: &mut self.state, fates: &mut self.fates, events: &mut self.events })
     }
 
     /// So many bursts through [`crate::count::measured`]; how many packets it was.
@@ -323,10 +359,9 @@ impl<'a> Rig<'a> {
         let forwarded = self.state.counters.forwarded;
         for slot in 0..bursts {
             self.now.0 += BURST_TIME;
-            self.traffic.some(usize::from(self.args.batch), &mut self.flows);
-            let mut packets = self.traffic.show(slot, self.say, &self.flows);
-            let (state, events) = (&mut self.state, &mut self.events);
-            crate::count::measured(self.tables, state, self.now, &mut packets, &mut self.fates, events);
+            let (tables, now) = (self.tables, self.now);
+            let (mut packets, rest) = self.show(slot);
+            crate::count::measured(tables, rest.state, now, &mut packets, rest.fates, rest.events);
         }
         Ok(self.state.counters.forwarded - forwarded)
     }
@@ -339,22 +374,21 @@ impl<'a> Rig<'a> {
             self.traffic.rewind();
         }
         for slot in 0..bursts {
-            self.traffic.some(usize::from(self.args.batch), &mut self.flows);
-            let mut packets = self.traffic.show(slot, self.say, &self.flows);
-            let (time, ()) = clock::time(|| {
-                forward(
-                    self.tables,
-                    &mut self.state,
-                    self.now,
-                    &mut packets,
-                    &mut self.fates,
-                    &mut self.events,
-                );
-            });
+            let (tables, now) = (self.tables, self.now);
+            let (mut packets, rest) = self.show(slot);
+            let (time, ()) =
+                clock::time(|| forward(tables, rest.state, now, &mut packets, rest.fates, rest.events));
             histogram.saturating_record(whole(time));
         }
         Ok(histogram)
     }
+}
+
+/// Everything that a burst changes.
+struct Receiver<'r> {
+    state: &'r mut State,
+    fates: &'r mut Fates,
+    events: &'r mut Slots,
 }
 
 /// What a stretch of packets took.

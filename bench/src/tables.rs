@@ -3,6 +3,8 @@
 //! Every figure is the best and the median of several rounds, in nanoseconds an operation. Random keys are drawn
 //! beforehand; where the path would prefetch, so does the bench, in bursts of 64.
 
+mod flows;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -31,13 +33,14 @@ struct Row {
     ns_median: f64,
 }
 
-/// Collects and prints.
+/// Measures and prints.
 struct Bench<'a> {
     args: &'a TablesArgs,
 }
 
 pub(crate) fn run(args: &TablesArgs) -> anyhow::Result<()> {
     let bench = Bench { args };
+    flows::run(&bench)?;
     for (count, quick) in [(1_000, true), (100_000, true), (1_000_000, false)] {
         if quick || !args.quick {
             bench.lpm_v4(count)?;
@@ -57,12 +60,26 @@ impl Bench<'_> {
     }
 
     /// Measure `work`, which does `count` operations each time.
-    #[expect(clippy::print_stdout, reason = "a command line tool")]
     fn measure(&self, operation: String, count: usize, mut work: impl FnMut()) -> anyhow::Result<()> {
+        if !self.wants(&operation) {
+            return Ok(());
+        }
         work();
         let per = |time: f64| time / f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let times: Vec<f64> = (0..ROUNDS).map(|_| per(clock::time(&mut work).0)).collect();
-        let row = Row { operation, ns_min: clock::min(&times), ns_median: clock::median(&times) };
+        self.report(operation, &times)
+    }
+
+    /// Something else that is worth knowing.
+    #[expect(clippy::print_stderr, reason = "a command line tool")]
+    fn note(&self, text: String) {
+        eprintln!("{text}");
+    }
+
+    /// Nanoseconds an operation, by round.
+    #[expect(clippy::print_stdout, reason = "a command line tool")]
+    fn report(&self, operation: String, times: &[f64]) -> anyhow::Result<()> {
+        let row = Row { operation, ns_min: clock::min(times), ns_median: clock::median(times) };
         if self.args.json {
             println!("{}", serde_json::to_string(&row)?);
         } else {
