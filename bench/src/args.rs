@@ -149,8 +149,6 @@ pub(crate) enum Peer {
     Sluice,
     /// AF_XDP forwarding with our I/O and nothing else
     L2fwd,
-    /// The same over the xsk-rs crate (needs the feature xsk-rs)
-    L2fwdXskRs,
     /// The kernel's routing alone
     Kernel,
     /// The kernel with nftables rules as kube-proxy writes them
@@ -164,7 +162,6 @@ impl Peer {
         match self {
             Self::Sluice => "sluice",
             Self::L2fwd => "l2fwd",
-            Self::L2fwdXskRs => "l2fwd-xsk-rs",
             Self::Kernel => "kernel",
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
@@ -172,7 +169,7 @@ impl Peer {
     }
 
     pub(crate) const fn is_af_xdp(self) -> bool {
-        matches!(self, Self::Sluice | Self::L2fwd | Self::L2fwdXskRs)
+        matches!(self, Self::Sluice | Self::L2fwd)
     }
 }
 
@@ -236,21 +233,12 @@ pub(crate) struct SinkArgs {
     pub json: bool,
 }
 
-/// Who reads and writes the rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Rings {
-    Own,
-    XskRs,
-}
-
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct L2fwdArgs {
     pub from: String,
     pub to: String,
     #[arg(long)]
     pub core: Option<usize>,
-    #[arg(long, value_enum, default_value = "own")]
-    pub rings: Rings,
     /// Microseconds of busy polling in the kernel
     #[arg(long, default_value_t = 0)]
     pub busy_poll: u32,

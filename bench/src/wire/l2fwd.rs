@@ -16,7 +16,7 @@ use sluice_steer::rules::{FROM, TO};
 use sluice_steer::{OnFailure, Rule, Steer};
 use sluice_xsk::io::{Config, Device, XskIo};
 
-use crate::args::{L2fwdArgs, Rings};
+use crate::args::L2fwdArgs;
 
 /// Empty turns before the loop sleeps, as a worker of the gateway does.
 const EMPTY_TURNS: u32 = 256;
@@ -27,13 +27,7 @@ pub(crate) fn run(args: &L2fwdArgs) -> anyhow::Result<()> {
         core_affinity::set_for_current(core_affinity::CoreId { id });
     }
     let stop = at_end_of_input();
-    match args.rings {
-        Rings::Own => own(args, &stop),
-        #[cfg(feature = "xsk-rs")]
-        Rings::XskRs => super::xsk_rs::forward(args, &stop),
-        #[cfg(not(feature = "xsk-rs"))]
-        Rings::XskRs => anyhow::bail!("built without the feature xsk-rs"),
-    }
+    forward(args, &stop)
 }
 
 /// Ctrl-C ends the process and the kernel takes the sockets down; the end of input does it in order.
@@ -48,7 +42,7 @@ fn at_end_of_input() -> Arc<AtomicBool> {
 }
 
 /// The steering program on both interfaces, sending everything to our sockets.
-pub(super) fn steer(args: &L2fwdArgs) -> anyhow::Result<Vec<Steer>> {
+fn steer(args: &L2fwdArgs) -> anyhow::Result<Vec<Steer>> {
     let pins = PathBuf::from(format!("/sys/fs/bpf/sluice-bench-{}", std::process::id()));
     let everything = [Rule::new(Ipv4Addr::UNSPECIFIED.into(), 0), Rule::new(Ipv6Addr::UNSPECIFIED.into(), 0)];
     let rules: BTreeMap<Rule, u32> = everything.into_iter().map(|rule| (rule, TO | FROM)).collect();
@@ -62,7 +56,7 @@ pub(super) fn steer(args: &L2fwdArgs) -> anyhow::Result<Vec<Steer>> {
         .collect()
 }
 
-fn own(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
+fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let device = |name: &String| Device { name: name.clone(), queue: 0, zero_copy: true };
     let devices = vec![device(&args.from), device(&args.to)];
     let mut io = XskIo::open(Config { devices, ring: 2048, huge_pages: true, busy_poll: args.busy_poll })

@@ -37,8 +37,7 @@ impl Gateway {
     fn make(&mut self, services: u32, core: usize) -> anyhow::Result<()> {
         match self.peer {
             Peer::Sluice => self.sluice(services, core),
-            Peer::L2fwd => self.l2fwd("own", core),
-            Peer::L2fwdXskRs => self.l2fwd("xsk-rs", core),
+            Peer::L2fwd => self.l2fwd(core),
             Peer::Kernel => self.kernel(),
             Peer::Nftables => {
                 self.kernel()?;
@@ -62,9 +61,9 @@ impl Gateway {
         self.own(&["pass", &front])
     }
 
-    fn l2fwd(&mut self, rings: &str, core: usize) -> anyhow::Result<()> {
+    fn l2fwd(&mut self, core: usize) -> anyhow::Result<()> {
         let (front, back, core) = (self.lane.front.clone(), self.lane.back.clone(), core.to_string());
-        self.own(&["l2fwd", &front, &back, "--core", &core, "--rings", rings])
+        self.own(&["l2fwd", &front, &back, "--core", &core])
     }
 
     /// Another command of this program in the gateway's namespace; it ends when its input does.

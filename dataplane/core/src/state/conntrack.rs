@@ -26,6 +26,8 @@ use crate::time::Now;
 pub const SWEEP_SECONDS: u64 = 4;
 /// Entries looked at in one turn, at most: some microseconds.
 const SWEEP_MOST: usize = 512;
+/// And removed, which costs more: when a million flows run out at once, no burst waits for longer than these take.
+const REMOVE_MOST: u32 = 128;
 /// Distinct frontends and NAT addresses that flows of one worker may refer to.
 const MAX_ADDRESSES: usize = u16::MAX as usize;
 const LANES: usize = 8;
@@ -122,6 +124,8 @@ impl FlowTable {
         let flows = max_flows.clamp(16, 1 << 30) as usize;
         // Two keys a flow at 80 % load: 2.5 places a flow, 8 places a bucket.
         let buckets = (flows * 5).div_ceil(2 * LANES);
+        let mut addresses = Vec::with_capacity(MAX_ADDRESSES);
+        addresses.push([0; 4]);
         Self {
             seed,
             buckets: vec![Bucket::default(); buckets.max(2)],
@@ -130,10 +134,12 @@ impl FlowTable {
             free: Vec::new(),
             high: 1,
             live: 0,
-            addresses: vec![[0; 4]],
-            numbers: HashMap::with_hasher(ahash::RandomState::with_seeds(
-                seed.0[0], seed.0[1], seed.0[2], seed.0[3],
-            )),
+            addresses,
+            // As large as they can become, so that none of them grows under a packet.
+            numbers: HashMap::with_capacity_and_hasher(
+                MAX_ADDRESSES,
+                ahash::RandomState::with_seeds(seed.0[0], seed.0[1], seed.0[2], seed.0[3]),
+            ),
             half_open: VecDeque::with_capacity((flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),
@@ -484,6 +490,9 @@ impl FlowTable {
                 ended(self, flow);
                 self.remove(flow);
                 removed += 1;
+                if removed >= REMOVE_MOST {
+                    break;
+                }
             }
         }
         removed

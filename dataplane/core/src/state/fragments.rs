@@ -39,13 +39,22 @@ struct Pieces {
 pub struct Fragments {
     table: HashMap<Datagram, Pieces, Hashing>,
     most: usize,
+    /// When a full table was last looked through for what had its time.
+    looked: Now,
 }
+
+/// Looking through a full table takes microseconds: under a flood, not for every packet.
+const LOOK_EVERY: u64 = Now::SECOND / 10;
 
 impl Fragments {
     pub fn new(most: u32) -> Self {
         let most = most as usize;
         // The source address is an attacker's to choose, so the hash must be keyed; the seeds are per process image.
-        Self { table: HashMap::with_capacity_and_hasher(most, crate::tables::lpm::hashing()), most }
+        Self {
+            table: HashMap::with_capacity_and_hasher(most, crate::tables::lpm::hashing()),
+            most,
+            looked: Now(0),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -97,7 +106,8 @@ impl Fragments {
 
     /// When full, the expired go; if there are none, the newcomer is refused.
     fn make_room(&mut self, now: Now) -> Result<(), DropReason> {
-        if self.table.len() >= self.most {
+        if self.table.len() >= self.most && now.0.saturating_sub(self.looked.0) >= LOOK_EVERY {
+            self.looked = now;
             self.expire(now);
         }
         if self.table.len() >= self.most { Err(DropReason::FragmentRefused) } else { Ok(()) }
