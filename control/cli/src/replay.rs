@@ -367,6 +367,9 @@ impl decide::Rules for Steering<'_, '_> {
     fn ports(&self, index: u32) -> u32 {
         let settings = &self.run.tables.settings;
         let ranges = [settings.node_ports, settings.snat_ports];
-        ranges.get(index as usize).map_or(0, |(first, last)| u32::from(*first) << 16 | u32::from(*last))
+        let ours = |port: u32| {
+            ranges.iter().any(|(first, last)| (u32::from(*first)..=u32::from(*last)).contains(&port))
+        };
+        (0..32).filter(|bit| ours(index << 5 | bit)).fold(0, |word, bit| word | 1 << bit)
     }
 }

@@ -41,7 +41,7 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
         .with_state(Arc::clone(&control));
     let all = Router::new()
         .route("/v1/status", get(|control: Shared| async move { Json(views::status(&control).await) }))
-        .route("/v1/services", get(|c: Shared| async move { Json(c.world().compiled.show_services()) }))
+        .route("/v1/services", get(|c: Shared| async move { Json(views::services(&c).await) }))
         .route("/v1/policies", get(|c: Shared| async move { Json(c.world().compiled.show_policies()) }))
         .route("/v1/identities", get(|c: Shared| async move { Json(c.world().compiled.show_identities()) }))
         .route("/v1/endpoints", get(|c: Shared| async move { Json(c.world().compiled.show_endpoints()) }))

@@ -1,8 +1,10 @@
 //! `sluice-control`: turns what was typed into a running control process, and errors into exit codes.
 
+mod addresses;
 mod api;
 mod args;
 mod events;
+mod health;
 mod history;
 mod link;
 mod metrics;
@@ -52,6 +54,7 @@ async fn run(args: &Args) -> Result<()> {
     control.reload();
     link::start(Arc::clone(&control));
     let serving = api::serve(Arc::clone(&control), &api_socket, &metrics).await?;
+    let telling = tokio::spawn(health::serve(Arc::clone(&control)));
     let (mut terminate, mut interrupt, mut hangup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
@@ -65,6 +68,7 @@ async fn run(args: &Args) -> Result<()> {
     }
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     serving.abort();
+    telling.abort();
     drop(std::fs::remove_file(&api_socket));
     Ok(())
 }

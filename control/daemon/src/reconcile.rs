@@ -14,6 +14,7 @@ use sluice_policy::decode::Problems;
 use sluice_policy::objects::{self, Objects};
 use sluice_policy::shelf::Shelf;
 
+use crate::addresses;
 use crate::history::History;
 use crate::link::Link;
 use crate::source::files::News;
@@ -62,7 +63,8 @@ pub struct World {
 
 impl Control {
     pub fn new(gateway: Gateway) -> Self {
-        let compiled = Compiled::new(Objects::default(), gateway.options.clone(), Problems::default());
+        let mut compiled = Compiled::new(Objects::default(), gateway.options.clone(), Problems::default());
+        compiled.frontends.pools.held = addresses::read(&addresses::path(&gateway));
         let world = World {
             compiled,
             shelf: None,
@@ -135,7 +137,11 @@ impl Control {
         let world = &mut *guard;
         world.shelf = Some(Shelf::new(&seen, &objects, &problems.warnings));
         // What differs is compiled in place: numbers stay what they were, and the cost is that of the difference.
+        let held = world.compiled.frontends.pools.held.clone();
         let mut changes = world.compiled.update(objects, problems);
+        if world.compiled.frontends.pools.held != held {
+            addresses::write(&addresses::path(&self.gateway), &world.compiled.frontends.pools.held);
+        }
         if !world.loaded {
             changes = world.compiled.changes();
         }

@@ -138,6 +138,49 @@ fn some_of(names: &[String]) -> String {
     if more == 0 { first } else { format!("{first} and {more} more") }
 }
 
+/// Services with what probes say of their backends, as the dataplane knows it.
+pub async fn services(control: &Control) -> Value {
+    let mut shown = control.world().compiled.show_services();
+    let lines = shown.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    if lines.iter().all(|line| line["health"].is_null()) {
+        return shown;
+    }
+    let health = dataplane(control).await["health"].take();
+    let targets = health["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let fails: BTreeMap<(u64, &str, u64), &Value> = targets
+        .iter()
+        .filter(|target| target["healthy"] == false)
+        .flat_map(|target| {
+            let key = (target["ip"].as_str().unwrap_or_default(), target["port"].as_u64().unwrap_or(0));
+            let lists = target["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+            lists.iter().map(move |list| ((list.as_u64().unwrap_or(0), key.0, key.1), &target["why"]))
+        })
+        .collect();
+    for line in lines.iter_mut().filter(|line| !line["health"].is_null()) {
+        let list = line["health"]["list"].take().as_u64().unwrap_or(0);
+        let fallen = health["fallen_back"].as_array().is_some_and(|all| all.contains(&json!(list)));
+        // Nobody answers: all are used, and it is said that none is known to live.
+        line["health"] = json!({"probe": line["health"]["probe"], "fallen_back": fallen});
+        let mut active = 0;
+        let backends = line["backends"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+        for backend in backends.iter_mut() {
+            let ip = backend["ip"].as_str().unwrap_or_default().to_owned();
+            let port = backend["port"].as_u64().unwrap_or(0);
+            let why = fails.get(&(list, ip.as_str(), port)).or_else(|| fails.get(&(list, ip.as_str(), 0)));
+            if let Some(why) = why {
+                backend["fails"] = (*why).clone();
+                if !fallen && backend["state"] == "active" {
+                    backend["state"] = json!("quarantined");
+                }
+            }
+            active += usize::from(backend["state"] == "active");
+        }
+        let summary = format!("{active}/{}{}", backends.len(), if fallen { " (none answers)" } else { "" });
+        line["backend_summary"] = json!(summary);
+    }
+    shown
+}
+
 pub async fn flows(control: &Control, limit: u32) -> Result<Value, String> {
     match control.link.ask(Question::Flows { limit }).await? {
         Answer::Flows(flows) => Ok(flows.iter().map(flow).collect()),
@@ -239,6 +282,7 @@ fn families(control: &Control, dataplane: &Value) -> Vec<Family> {
     pressure(dataplane, &mut families);
     devices(dataplane, &mut families);
     announced(dataplane, &mut families);
+    health(dataplane, &mut families);
     families
 }
 
@@ -385,6 +429,32 @@ fn devices(dataplane: &Value, families: &mut Vec<Family>) {
         }
         families.push(family);
     }
+}
+
+/// What probes found.
+fn health(dataplane: &Value, families: &mut Vec<Family>) {
+    let health = &dataplane["health"];
+    let targets = health["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let count = |healthy: bool| targets.iter().filter(|target| target["healthy"] == healthy).count() as u64;
+    families.push(
+        Family::gauge("sluice_health_targets", "Backends that are asked, by whether they answer.")
+            .with(&[("healthy", "true")], count(true))
+            .with(&[("healthy", "false")], count(false)),
+    );
+    let fallen = health["fallen_back"].as_array().map_or(0, Vec::len) as u64;
+    families.push(
+        Family::gauge(
+            "sluice_health_fallen_back",
+            "Services of which no backend answers, so that all are used.",
+        )
+        .with(&[], fallen),
+    );
+    let probes = |result: &str| health["probes"][result].as_u64().unwrap_or(0);
+    families.push(
+        Family::counter("sluice_health_probes", "Probes by how they went.")
+            .with(&[("result", "good")], probes("good"))
+            .with(&[("result", "bad")], probes("bad")),
+    );
 }
 
 /// Service addresses on each link, by where we stand with them.

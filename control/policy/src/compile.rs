@@ -76,6 +76,7 @@ impl Compiled {
         merge(&mut self.records, &changes);
         self.warnings = problems.warnings;
         self.warnings.extend(self.engine.dangling());
+        self.warnings.extend(self.frontends.pools.warnings.iter().cloned());
         changes
     }
 

@@ -9,6 +9,7 @@ use crate::decode::{Fields, Place, Problems, masked};
 use crate::egress::EgressPolicy;
 use crate::policy::Policy;
 use crate::policy::groups::CidrGroup;
+use crate::service::pools::Pool;
 use crate::service::{Service, Slice};
 use crate::tree::{self, Limits, Node};
 
@@ -57,6 +58,7 @@ pub struct Objects {
     pub endpoints: BTreeMap<(String, String), Endpoint>,
     pub services: BTreeMap<(String, String), Service>,
     pub slices: BTreeMap<(String, String), Slice>,
+    pub pools: BTreeMap<String, Pool>,
     pub policies: Vec<Policy>,
     pub groups: Vec<CidrGroup>,
     /// In the order of their names: the first that speaks of a destination counts.
@@ -72,6 +74,8 @@ pub struct Metadata {
     pub name: String,
     pub labels: Vec<(String, String)>,
     pub annotations: Vec<(String, String)>,
+    /// `creationTimestamp`: sorts as time does.
+    pub created: String,
 }
 
 impl Metadata {
@@ -222,8 +226,7 @@ const HARMLESS: [&str; 32] = [
 ];
 
 /// Kinds that ask for something which others do beside this gateway: told, and passed over.
-const BESIDE: [&str; 8] = [
-    "CiliumLoadBalancerIPPool",
+const BESIDE: [&str; 7] = [
     "CiliumL2AnnouncementPolicy",
     "CiliumBGPClusterConfig",
     "CiliumBGPPeerConfig",
@@ -350,6 +353,9 @@ impl<'a> Reader<'a> {
                 objects.policies.extend(crate::policy::cilium::read(node, place, metadata, kind, problems));
             }
             "ClusterNetworkPolicy" => objects.policies.extend(crate::policy::cluster::read(node, place, metadata, problems)),
+            "CiliumLoadBalancerIPPool" => {
+                objects.pools.insert(metadata.name.clone(), Pool::read(node, place, metadata, problems));
+            }
             "CiliumCIDRGroup" => objects.groups.push(CidrGroup::read(node, place, metadata, problems)),
             "CiliumEgressGatewayPolicy" => {
                 objects.egress.push(EgressPolicy::read(node, place, metadata, problems));
@@ -365,7 +371,7 @@ impl<'a> Reader<'a> {
                 format!(
                     "the kind {other} is not supported; supported are Namespace, Node, Pod, Endpoint, Service, \
                      EndpointSlice, NetworkPolicy, ClusterNetworkPolicy, CiliumNetworkPolicy, \
-                     CiliumClusterwideNetworkPolicy, CiliumCIDRGroup, CiliumEgressGatewayPolicy"
+                     CiliumClusterwideNetworkPolicy, CiliumCIDRGroup, CiliumEgressGatewayPolicy, CiliumLoadBalancerIPPool"
                 ),
             )),
         }
@@ -381,7 +387,8 @@ fn group_of(kind: &str) -> Option<&'static str> {
         "CiliumNetworkPolicy"
         | "CiliumClusterwideNetworkPolicy"
         | "CiliumCIDRGroup"
-        | "CiliumEgressGatewayPolicy" => "cilium.io/",
+        | "CiliumEgressGatewayPolicy"
+        | "CiliumLoadBalancerIPPool" => "cilium.io/",
         "Endpoint" => "sluice.dev/",
         _ => return None,
     })
@@ -395,6 +402,7 @@ fn metadata(fields: &mut Fields<'_, '_>) -> Metadata {
         name: fields.loose_text("name").unwrap_or_default(),
         labels: fields.labels("labels"),
         annotations: fields.labels("annotations"),
+        created: fields.loose_text("creationTimestamp").unwrap_or_default(),
     }
 }
 

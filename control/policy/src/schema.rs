@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 /// The kinds that have a schema.
-pub const KINDS: [&str; 7] = [
+pub const KINDS: [&str; 8] = [
     "CiliumCIDRGroup",
     "CiliumClusterwideNetworkPolicy",
     "CiliumEgressGatewayPolicy",
+    "CiliumLoadBalancerIPPool",
     "CiliumNetworkPolicy",
     "ClusterNetworkPolicy",
     "Endpoint",
@@ -20,6 +21,9 @@ pub fn of(kind: &str) -> Option<Value> {
             json!({"enum": ["cilium.io/v2", "cilium.io/v2alpha1"]}),
             vec![("spec", object(&[("externalCIDRs", list(cidr()))], &["externalCIDRs"]))],
         ),
+        "CiliumLoadBalancerIPPool" => {
+            (json!({"enum": ["cilium.io/v2", "cilium.io/v2alpha1"]}), vec![("spec", pool())])
+        }
         "CiliumNetworkPolicy" => (constant("cilium.io/v2"), cilium()),
         "CiliumClusterwideNetworkPolicy" => (constant("cilium.io/v2"), cilium()),
         "CiliumEgressGatewayPolicy" => (constant("cilium.io/v2"), vec![("spec", egress_gateway())]),
@@ -409,6 +413,20 @@ fn cluster_policy() -> Value {
             ("egress", rule("to", &far)),
         ],
         &["tier", "priority", "subject"],
+    )
+}
+
+fn pool() -> Value {
+    let mut block = object(&[("cidr", cidr()), ("start", text()), ("stop", text())], &[]);
+    block["oneOf"] = json!([{"required": ["cidr"]}, {"required": ["start"]}]);
+    object(
+        &[
+            ("blocks", list(block)),
+            ("serviceSelector", selector()),
+            ("disabled", flag()),
+            ("allowFirstLastIPs", one_of(&["Yes", "No"])),
+        ],
+        &["blocks"],
     )
 }
 

@@ -3,10 +3,14 @@
 mod backends;
 mod exposure;
 pub mod frontends;
+mod health;
+pub mod pools;
 
 use std::net::IpAddr;
 
-use sluice_core::tables::record::Prefix;
+use sluice_core::tables::record::{Prefix, Probe};
+
+use pools::Claim;
 
 use crate::decode::{Fields, Place, Problems, prefix};
 use crate::objects::{Metadata, address, protocol};
@@ -47,7 +51,16 @@ pub struct Service {
     pub selector: Vec<(String, String)>,
     pub cluster_ips: Vec<IpAddr>,
     pub external_ips: Vec<IpAddr>,
+    /// As the status tells.
     pub ingress_ips: Vec<IpAddr>,
+    /// How its backends are asked whether they are alive.
+    pub probe: Option<Probe>,
+    /// `spec.healthCheckNodePort`: where others ask how many backends are on our node.
+    pub health_port: Option<u16>,
+    /// What a LoadBalancer service wants of address pools.
+    pub claim: Option<Box<Claim>>,
+    /// `spec.loadBalancerIP`.
+    pub load_balancer_ip: Option<IpAddr>,
     pub ports: Vec<ServicePort>,
     pub affinity_seconds: u32,
     pub external_local: bool,
@@ -96,12 +109,15 @@ const AFFINITY_SECONDS: i64 = 10_800;
 
 impl Service {
     pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Self {
+        let probe = health::read(node, &place, &metadata, problems);
+        let claim = Claim::read(node, &place, &metadata, problems);
         let mut service = Self {
             namespace: if metadata.namespace.is_empty() {
                 "default".to_owned()
             } else {
                 metadata.namespace.clone()
             },
+            probe,
             source_ranges_deny: metadata.annotation("service.cilium.io/src-ranges-policy") == Some("deny"),
             annotations: Box::new(Annotations::read(&metadata)),
             proxy_name: metadata
@@ -116,6 +132,7 @@ impl Service {
         if let Some(spec) = node.get("spec") {
             service.spec(Fields::new(spec, place.key("spec"), problems));
         }
+        service.claim = (service.kind == Kind::LoadBalancer).then(|| Box::new(claim));
         let ingress = node.get("status").and_then(|s| s.get("loadBalancer")).and_then(|l| l.get("ingress"));
         for item in ingress.map(Node::list).unwrap_or_default() {
             // Where a load balancer of its own stands in front, its address is not ours to take.
@@ -159,7 +176,7 @@ impl Service {
         }
         if let Some(text) = fields.text("loadBalancerIP").filter(|text| !text.is_empty()) {
             let place = fields.place.key("loadBalancerIP");
-            self.ingress_ips.extend(address(&text, node, &place, fields.problems));
+            self.load_balancer_ip = address(&text, node, &place, fields.problems);
         }
         for (text, node, place) in fields.texts("loadBalancerSourceRanges") {
             match prefix(text.trim()) {
@@ -174,6 +191,8 @@ impl Service {
             self.affinity_seconds = u32::try_from(seconds).unwrap_or(0);
         }
         self.external_local = fields.text("externalTrafficPolicy").as_deref() == Some("Local");
+        let health = fields.int("healthCheckNodePort", 0, 65535).and_then(|n| u16::try_from(n).ok());
+        self.health_port = health.filter(|port| *port != 0 && self.external_local);
         self.distribution = fields.text("trafficDistribution");
         self.internal_local = fields.text("internalTrafficPolicy").as_deref() == Some("Local");
         for (node, place) in fields.list("ports").unwrap_or_default() {

@@ -377,7 +377,7 @@ fn what_a_cluster_holds_beside_is_passed_over_and_what_is_misspelt_is_not() {
         + &text("v1", "LimitRange");
     let (objects, problems) = objects::parse(
         "test.yaml",
-        &(fine + &text("cilium.io/v2", "CiliumLoadBalancerIPPool")),
+        &(fine + &text("cilium.io/v2alpha1", "CiliumL2AnnouncementPolicy")),
         &Options::default().limits,
     );
     assert!(problems.is_ok() && problems.warnings.len() == 1, "{problems}");

@@ -15,6 +15,9 @@ use sluice_policy::tree::Limits;
 /// One object of each kind with every nested object in it, so that the reader shows what it knows of each.
 const SELECTOR: &str = "{matchLabels: {a: b}, matchExpressions: [{key: a, operator: Exists}]}";
 
+const POOL: &str = "apiVersion: cilium.io/v2\nkind: KIND\nmetadata: {name: x}\nspec: {blocks: [{cidr: 10.0.0.0/8}], \
+                    serviceSelector: SELECTOR}\n";
+
 fn full(kind: &str) -> String {
     let text = match kind {
         "CiliumCIDRGroup" => {
@@ -25,6 +28,7 @@ fn full(kind: &str) -> String {
              SELECTOR, nodeSelector: SELECTOR}]\n  destinationCIDRs: [0.0.0.0/0]\n  egressGateway: {nodeSelector: SELECTOR, egressIP: \
              192.0.2.1}\n  egressGateways: [{nodeSelector: SELECTOR}]\n"
         }
+        "CiliumLoadBalancerIPPool" => POOL,
         "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" => {
             "apiVersion: cilium.io/v2\nkind: KIND\nmetadata: {name: x}\nspecs: [{nodeSelector: SELECTOR, ingress: [{}]}]\nspec:\n  \
              endpointSelector: SELECTOR\n  enableDefaultDeny: {}\n  log: {}\n  ingress: [ALLOW, ICMP]\n  ingressDeny: [DENY, ICMP]\n  \

@@ -6,7 +6,7 @@ mod exposed;
 
 use exposed::{Edge, slice, slices};
 use serde_json::json;
-use sluice_core::tables::record::{Change, Reach};
+use sluice_core::tables::record::{Change, Probe, ProbeKind, Reach};
 use sluice_policy::compile::Edit;
 use sluice_policy::config::Options;
 use sluice_policy::objects::NodeObject;
@@ -418,4 +418,72 @@ fn an_address_is_exposed_while_somebody_stands_behind_it() {
     assert_eq!(told(&edge.edit_text(&other)), [""; 0]);
     assert_eq!(told(&edge.edit(Edit::Service(("shop".into(), "web".into()), None))), [""; 0]);
     assert_eq!(told(&edge.edit(Edit::Service(("shop".into(), "api".into()), None))), ["203.0.113.1 false"]);
+}
+
+#[test]
+fn annotations_say_how_backends_are_asked_and_mistakes_are_told() {
+    let with = |annotations: &str| {
+        let text = web("  clusterIP: 10.96.0.1", TWO_NODES).replacen(
+            "namespace: shop",
+            &format!("namespace: shop, annotations: {{{annotations}}}"),
+            1,
+        );
+        let (objects, problems) =
+            sluice_policy::objects::parse("health.yaml", &text, &exposed::options().limits);
+        let probe = objects.services.values().next().and_then(|service| service.probe.clone());
+        (probe, problems.to_string())
+    };
+    let (probe, _) = with("sluice.dev/health: tcp");
+    assert_eq!(probe, Some(Probe { kind: ProbeKind::Tcp, interval: 2000, timeout: 1000, rise: 2, fall: 3 }));
+    let (probe, _) = with(
+        "sluice.dev/health: http, sluice.dev/health-path: /ready, sluice.dev/health-interval: 500ms, \
+         sluice.dev/health-timeout: 2s, sluice.dev/health-rise: '1', sluice.dev/health-fall: '5'",
+    );
+    let kind = ProbeKind::Http("/ready".to_owned());
+    assert_eq!(probe, Some(Probe { kind, interval: 500, timeout: 500, rise: 1, fall: 5 }));
+    assert_eq!(with("a: b"), (None, String::new()));
+    for (wrong, what) in [
+        ("sluice.dev/health: ping", "must be tcp, http or icmp"),
+        ("sluice.dev/health: http, sluice.dev/health-path: ready", "must be a path"),
+        ("sluice.dev/health: http, sluice.dev/health-path: \"/a b\"", "must be a path"),
+        ("sluice.dev/health: tcp, sluice.dev/health-interval: 1ms", "from 100ms to 1h"),
+        ("sluice.dev/health: tcp, sluice.dev/health-timeout: soon", "from 10ms to 1h"),
+        ("sluice.dev/health: tcp, sluice.dev/health-fall: '0'", "from 1 to 100"),
+    ] {
+        assert!(with(wrong).1.contains(what), "{wrong}: {}", with(wrong).1);
+    }
+}
+
+#[test]
+fn a_probe_comes_and_goes_with_its_annotation() {
+    let plain = web("  clusterIP: 10.96.0.1", TWO_NODES);
+    let asked =
+        plain.replacen("namespace: shop", "namespace: shop, annotations: {sluice.dev/health: tcp}", 1);
+    let mut edge = Edge::new(&plain);
+    let told = |changes: Vec<Change>| -> Vec<bool> {
+        let one =
+            |change: &Change| if let Change::Probe(_, probe) = change { Some(probe.is_some()) } else { None };
+        changes.iter().filter_map(one).collect()
+    };
+    assert_eq!(told(edge.edit_text(&asked)), [true]);
+    assert_eq!(edge.shown()[0]["health"]["probe"], "tcp");
+    assert_eq!(told(edge.edit_text(&asked)), [true; 0]);
+    assert_eq!(told(edge.edit_text(&plain)), [false]);
+    // Nobody can connect to a port that is not TCP.
+    let udp = asked.replacen("name: http, port: 80", "name: http, protocol: UDP, port: 80", 1);
+    assert_eq!(told(edge.edit_text(&udp)), [true; 0]);
+}
+
+#[test]
+fn the_health_port_counts_backends_on_our_node() {
+    let count = |policy: &str, endpoints: &str| {
+        let spec = format!(
+            "  type: LoadBalancer\n  externalIPs: [203.0.113.1]\n  healthCheckNodePort: 32000\n  externalTrafficPolicy: {policy}"
+        );
+        let edge = Edge::new(&web(&spec, endpoints));
+        edge.compiled.frontends.health_ports(&edge.compiled.objects).get(&32000).map(|(.., count)| *count)
+    };
+    assert_eq!(count("Local", TWO_NODES), Some(1));
+    assert_eq!(count("Local", "\n  - {addresses: [10.1.0.2], nodeName: far}\n"), Some(0));
+    assert_eq!(count("Cluster", TWO_NODES), None);
 }

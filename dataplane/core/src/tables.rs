@@ -96,8 +96,8 @@ impl Tables {
             Change::Class(id, class) => self.policies.set(*id, class.as_ref()),
             Change::Service(id, service) => self.services.set_service(*id, service.as_ref(), twin_services),
             Change::Frontend(key, frontend) => self.services.set_frontend(*key, frontend.as_ref()),
-            // For who announces addresses, beside the path.
-            Change::Exposed(..) => {}
+            // For who announces addresses and who asks backends, beside the path.
+            Change::Exposed(..) | Change::Probe(..) => {}
             Change::Egress(ip, ways) => self.departures.set(*ip, ways.as_deref()),
             Change::Settings(settings) => {
                 self.services.set_seeds(settings.hash_seed, twin_services);
@@ -151,7 +151,11 @@ fn check(change: &Change) -> Result<(), String> {
         }
         Change::Settings(settings) => check_settings(settings),
         Change::Egress(_, ways) => ways.iter().flatten().try_for_each(|(prefix, _)| check_prefix(prefix)),
-        Change::Frontend(..) | Change::Exposed(..) | Change::Port(..) | Change::NextHop(..) => Ok(()),
+        Change::Frontend(..)
+        | Change::Exposed(..)
+        | Change::Probe(..)
+        | Change::Port(..)
+        | Change::NextHop(..) => Ok(()),
     }
 }
 

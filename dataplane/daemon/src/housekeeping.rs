@@ -28,6 +28,7 @@ use crate::announce::Announcer;
 use crate::clock::Clock;
 use crate::control::{Connection, Delivery, Request};
 use crate::devices::Devices;
+use crate::health::{Health, Ways};
 use crate::mirror::Mirror;
 use crate::snapshot::{self, EVERY, PICKUP};
 use crate::watching::{Asked, Watching};
@@ -68,6 +69,7 @@ pub struct Housekeeping {
     asked: HashMap<Wanted, Now>,
     announcer: Announcer,
     watching: Watching,
+    health: Health,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     writing: Vec<Receiver<Vec<FlowRecord>>>,
@@ -124,6 +126,7 @@ impl Housekeeping {
             asked: HashMap::new(),
             announcer: Announcer::new(&settings.interfaces),
             watching: Watching::default(),
+            health: Health::new(workers::seed()?[0]),
             stop,
             reload,
             writing: Vec::new(),
@@ -176,6 +179,7 @@ impl Housekeeping {
         }
         self.ask_for_neighbours(now);
         self.announcer.turn(now);
+        self.ask_backends(now);
         self.write_flows(now);
         if now.0.saturating_sub(self.looked_at.0) > LOOK_AGAIN {
             self.looked_at = now;
@@ -262,10 +266,16 @@ impl Housekeeping {
         };
         let generation = delivery.generation;
         let first = if self.live { Vec::new() } else { self.mirrored.values().cloned().collect() };
-        let answer = match self.publish([first.as_slice(), &changes].concat()) {
+        let laid = if self.health.is_idle() {
+            changes.clone()
+        } else {
+            self.health.overlay(changes.clone(), &self.told)
+        };
+        let answer = match self.publish([first, laid].concat()) {
             Ok(()) => {
                 self.live = true;
                 merge(&mut self.told, &changes);
+                self.health.refresh(&self.told, &changes, began);
                 self.generation = generation;
                 // Everything is looked at for it: only when it can say something new.
                 if delivery.whole || changes.iter().any(steering::matters) {
@@ -346,6 +356,7 @@ impl Housekeeping {
                 let mut status =
                     status::status(seconds, self.generation, &tables, &self.workers, &self.devices);
                 status["announced"] = self.announcer.show();
+                status["health"] = self.health.show();
                 Answer::Status(status.to_string())
             }
             Question::Flows { limit } => {
@@ -392,16 +403,39 @@ impl Housekeeping {
         control.send(&ToControl::Events { events, lost });
     }
 
+    /// Ask backends whether they are alive, and publish what their answers change.
+    fn ask_backends(&mut self, now: Now) {
+        if self.health.is_idle() {
+            return;
+        }
+        let mut wanted = Vec::new();
+        let tables = self.publisher.current();
+        let outsides = self.workers.iter_mut().map(|worker| &mut worker.outside).collect();
+        let changes = self.health.turn(&mut Ways { tables: &tables, outsides }, &self.told, now, &mut wanted);
+        drop(tables);
+        wanted.into_iter().for_each(|wanted| self.ask_for(wanted, now));
+        if let Err(why) = self.publish(changes) {
+            tracing::error!("what probes found cannot be published: {why}");
+        }
+    }
+
     fn ask_for_neighbours(&mut self, now: Now) {
         self.asked.retain(|_, at| now.0.saturating_sub(at.0) < Now::SECOND / 2);
+        let mut all = Vec::new();
         for worker in &mut self.workers {
             while let Ok(wanted) = worker.wanted.pop() {
-                if self.asked.insert(wanted, now).is_none()
-                    && let Err(error) = self.mirror.ask(wanted.port, wanted.ip)
-                {
-                    tracing::debug!("the kernel cannot look for {}: {error}", wanted.ip);
-                }
+                all.push(wanted);
             }
+        }
+        all.into_iter().for_each(|wanted| self.ask_for(wanted, now));
+    }
+
+    /// Twice a second at most.
+    fn ask_for(&mut self, wanted: Wanted, now: Now) {
+        if self.asked.insert(wanted, now).is_none()
+            && let Err(error) = self.mirror.ask(wanted.port, wanted.ip)
+        {
+            tracing::debug!("the kernel cannot look for {}: {error}", wanted.ip);
         }
     }
 

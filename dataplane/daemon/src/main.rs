@@ -4,6 +4,7 @@ mod announce;
 mod clock;
 mod control;
 mod devices;
+mod health;
 mod housekeeping;
 mod mirror;
 mod snapshot;

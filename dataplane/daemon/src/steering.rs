@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use sluice_core::emit::mapped;
 use sluice_core::tables::prefix_set::PrefixSet;
-use sluice_core::tables::record::{Change, Leave, Prefix, Records, Settings};
+use sluice_core::tables::record::{Change, Leave, Prefix, RecordKey, Records, ServiceId, Settings};
 use sluice_steer::Rule;
 use sluice_steer::rules::{FROM, OWN, TO, TUNNEL};
+
+use crate::health;
 
 /// Rules, and the port ranges that are ours on the node's own addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,9 +17,6 @@ pub struct Rules {
     pub prefixes: BTreeMap<Rule, u32>,
     pub ports: Vec<(u16, u16)>,
 }
-
-/// Port ranges that the program has room for.
-const MOST_RANGES: usize = 4;
 
 /// `always` are prefixes from the settings file: ours before control has spoken.
 pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
@@ -37,6 +36,11 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
         add(prefix, FROM);
     }
     let mut service_ports = Vec::new();
+    // Answers to probes of ours.
+    let probes = control.range(RecordKey::Probe(ServiceId(0))..).next();
+    if matches!(probes, Some((RecordKey::Probe(_), _))) {
+        service_ports.push(health::PORTS);
+    }
     for change in control.values() {
         let Change::Frontend(key, Some(_)) = change else { continue };
         if own.contains(&key.ip) {
@@ -75,39 +79,28 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
     rules
 }
 
-/// May this change what the rules are made of?
+/// May this change what the rules are made of, or which addresses are announced?
 pub fn matters(change: &Change) -> bool {
-    matches!(change, Change::Settings(_) | Change::Frontend(..) | Change::Port(..))
+    let rules =
+        matches!(change, Change::Settings(_) | Change::Frontend(..) | Change::Probe(..) | Change::Port(..));
+    rules || matches!(change, Change::Exposed(..))
 }
 
-/// The NodePort range, the NAT range where it shares an own address, and single service ports while there is room.
-fn ranges(settings: &Settings, mut services: Vec<(u16, u16)>, nat: bool) -> Vec<(u16, u16)> {
-    let mut ranges = Vec::new();
-    let covered = |ranges: &[(u16, u16)], port: u16| {
-        ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
-    };
-    if services.iter().any(|(port, _)| covered(&[settings.node_ports], *port)) {
-        ranges.push(settings.node_ports);
-    }
+/// Single service ports, merged, and the NAT range where it shares an own address.
+fn ranges(settings: &Settings, mut ranges: Vec<(u16, u16)>, nat: bool) -> Vec<(u16, u16)> {
     if nat {
         ranges.push(settings.snat_ports);
     }
-    services.sort_unstable();
-    services.dedup();
-    for (port, _) in services.into_iter().filter(|(port, _)| *port != 0) {
-        if !covered(&ranges, port) {
-            ranges.push((port, port));
+    ranges.retain(|(first, _)| *first != 0);
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some(before) if u32::from(first) <= u32::from(before.1) + 1 => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
         }
     }
-    if ranges.len() > MOST_RANGES {
-        tracing::warn!(
-            "services use {} separate port ranges on the node's own addresses, the XDP program has room for {MOST_RANGES}: \
-             the others are left to the kernel; give those services an address of their own",
-            ranges.len()
-        );
-        ranges.truncate(MOST_RANGES);
-    }
-    ranges
+    merged
 }
 
 fn host(ip: IpAddr) -> Prefix {
@@ -154,7 +147,7 @@ mod tests {
         assert_eq!(rules.prefixes.get(&Rule::new(own, 32)), Some(&OWN));
         assert_eq!(rules.prefixes.get(&Rule::new(service, 32)), Some(&TO));
         assert_eq!(rules.prefixes.get(&Rule::new(guarded.addr, 24)), Some(&(TO | FROM)));
-        assert_eq!(rules.ports, vec![(30000, 32767)]);
+        assert_eq!(rules.ports, vec![(30080, 30080)]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use sluice_feed::settings::{DataplaneSettings, Polling};
 use sluice_run::answers::{Bell, Classroom, answers};
 use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
-use sluice_run::ring::{EventReceiver, events, exchanges};
+use sluice_run::ring::{EventReceiver, Outside, events, exchanges, local};
 use sluice_run::worker::{Ends, Handle, Idle, IoHandle, Worker};
 use sluice_xsk::io::{Attached, Config, Device, Report, XskIo};
 
@@ -27,6 +27,8 @@ const HANDOVER_RING: usize = 256;
 const WANTED_RING: usize = 256;
 /// A worker that does not answer within this is stuck.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Packets of and for the gateway itself.
+const LOCAL_RING: usize = 128;
 /// Flows given out between two turns.
 const EXPORT_PIECE: usize = 1024;
 
@@ -38,6 +40,7 @@ pub struct Running {
     pub events: EventReceiver,
     pub wanted: Consumer<Wanted>,
     pub classroom: Classroom,
+    pub outside: Outside,
     pub attached: Vec<Attached>,
     pub huge_pages: bool,
     pub fragments_max: u32,
@@ -72,6 +75,8 @@ pub fn start(
         let (answers, classroom) = answers(bell.clone());
         let ends = Ends { tables: publisher.subscribe(), events: sender, exchange, wanted: ask, answers };
         let mut worker = Worker::new(io, state, ends, idle(settings.polling));
+        let (inside, outside) = local(LOCAL_RING);
+        worker.local = Some(inside);
         let (handle, io) = (worker.handle(), worker.io_handle());
         let core = cores.get(usize::from(index)).copied();
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -86,6 +91,7 @@ pub fn start(
             events: receiver,
             wanted,
             classroom,
+            outside,
             attached,
             huge_pages,
             fragments_max: config.max_fragments,
@@ -140,7 +146,7 @@ fn cores(settings: &DataplaneSettings) -> Vec<core_affinity::CoreId> {
 }
 
 /// A key that nobody outside knows.
-fn seed() -> Result<[u64; 4]> {
+pub fn seed() -> Result<[u64; 4]> {
     use std::io::Read;
     let mut bytes = [0; 32];
     std::fs::File::open("/dev/urandom")

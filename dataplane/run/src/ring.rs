@@ -130,6 +130,44 @@ impl HandReceiver {
     }
 }
 
+/// What a worker has to do with packets for the gateway itself: those that came in go up, those of ours come down.
+#[derive(Debug)]
+pub struct Local {
+    pub(crate) up: HandSender,
+    pub(crate) down: HandReceiver,
+}
+
+/// The other end of it.
+#[derive(Debug)]
+pub struct Outside {
+    up: HandReceiver,
+    down: HandSender,
+}
+
+/// A connection with room for this many ordinary packets each way.
+pub fn local(capacity: usize) -> (Local, Outside) {
+    let ((up, taken), (given, down)) = (hand(capacity), hand(capacity));
+    (Local { up, down }, Outside { up: taken, down: given })
+}
+
+impl Outside {
+    /// The oldest packet for the gateway itself.
+    pub fn take(&mut self) -> Option<Handed<'_>> {
+        self.up.pop()
+    }
+
+    /// Have a whole frame sent by the device that it names. False: there is no room.
+    pub fn give(&mut self, frame: Handed<'_>) -> bool {
+        self.down.push(frame)
+    }
+}
+
+/// A ring with room for this many ordinary packets.
+fn hand(capacity: usize) -> (HandSender, HandReceiver) {
+    let (sender, ring) = RingBuffer::new(capacity * ORDINARY + HANDED_BYTES);
+    (HandSender(sender), HandReceiver { ring, packet: Vec::with_capacity(HANDED_BYTES) })
+}
+
 /// One worker's connections to all others: `to[w]` and `from[w]`; nothing to itself.
 #[derive(Debug, Default)]
 pub struct Exchange {
@@ -145,9 +183,9 @@ pub fn exchanges(workers: usize, capacity: usize) -> Vec<Exchange> {
             if from == to {
                 all[from].to.push(None);
             } else {
-                let (sender, ring) = RingBuffer::new(capacity * ORDINARY + HANDED_BYTES);
-                all[from].to.push(Some(HandSender(sender)));
-                all[to].from.push(HandReceiver { ring, packet: Vec::with_capacity(HANDED_BYTES) });
+                let (sender, receiver) = hand(capacity);
+                all[from].to.push(Some(sender));
+                all[to].from.push(receiver);
             }
         }
     }

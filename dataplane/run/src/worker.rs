@@ -19,7 +19,7 @@ use crate::answers::{Answers, Ready, Taught, Waited};
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
 use crate::io::{Burst, Frame, PacketIo};
-use crate::ring::{EventSender, Exchange, Handed};
+use crate::ring::{EventSender, Exchange, Handed, Local};
 use crate::watch::{self, Watch, Watches};
 
 /// What a worker does when nothing comes.
@@ -40,6 +40,8 @@ const EMPTY_TURNS: u32 = 256;
 const SHORT_WAIT: u32 = 2000;
 /// A sleeping worker still looks at commands and time this often.
 const NAP: Duration = Duration::from_millis(5);
+/// Packets of the gateway itself that are sent in one turn.
+const DOWN_A_TURN: usize = 16;
 /// Counters are shown to others this often.
 /// The end of a packet whose neighbour never answered, or for which there was no room to wait.
 const STALE: DropReason = DropReason::StaleOrUnroutable;
@@ -148,6 +150,8 @@ pub struct Ends {
 pub struct Worker<Io> {
     pub io: Io,
     pub state: State,
+    /// Who has packets for the gateway itself, if anybody wants them.
+    pub local: Option<Local>,
     tables: Subscriber,
     events: EventSender,
     exchange: Exchange,
@@ -188,6 +192,7 @@ impl<Io: PacketIo> Worker<Io> {
         Self {
             io,
             state,
+            local: None,
             tables,
             events,
             exchange,
@@ -256,6 +261,7 @@ impl<Io: PacketIo> Worker<Io> {
             self.forward(now);
         }
         self.answers.ring();
+        send_down(&mut self.io, self.local.as_mut());
         self.io.flush();
         let (tables, _) = self.tables.refresh();
         tick(tables, &mut self.state, now, &mut self.events);
@@ -290,7 +296,8 @@ impl<Io: PacketIo> Worker<Io> {
                     let device = tables.routing.port(port).map_or(0, |port| port.device);
                     self.io.send(frame, device, start, len);
                 }
-                Fate::Drop(_) | Fate::Pass => self.io.release(frame),
+                Fate::Drop(_) => self.io.release(frame),
+                Fate::Pass => pass_up(&mut self.io, self.local.as_mut(), frame),
                 Fate::Learn(port) => {
                     let device = tables.routing.port(port).map_or(0, |port| port.device);
                     let ready = Ready { frame, device, start, len };
@@ -440,6 +447,30 @@ fn lose_answer<Io: PacketIo>(io: &mut Io, state: &mut State, frame: Frame) {
     state.counters.dns_held -= 1;
     state.counters.drop(DropReason::NotReady);
     io.release(frame);
+}
+
+/// A packet for the gateway itself. What finds no room is lost, as it may be on any link.
+#[cold]
+fn pass_up<Io: PacketIo>(io: &mut Io, local: Option<&mut Local>, frame: Frame) {
+    if let Some(local) = local {
+        let packets = io.packets(std::slice::from_ref(&frame), PortId);
+        if let Some(packet) = packets.first() {
+            local.up.push(Handed { bytes: packet.bytes(), device: frame.device, handed: 0 });
+        }
+    }
+    io.release(frame);
+}
+
+/// Packets of the gateway itself, a few a turn.
+fn send_down<Io: PacketIo>(io: &mut Io, local: Option<&mut Local>) {
+    let Some(local) = local else { return };
+    for _ in 0..DOWN_A_TURN {
+        let Some(packet) = local.down.pop() else { return };
+        if let Some(frame) = io.inject(packet.bytes, packet.device, 0) {
+            let (device, start, len) = (frame.device, frame.start.into(), frame.len.into());
+            io.send(frame, device, start, len);
+        }
+    }
 }
 
 /// Copy a packet to the worker that is to have it. False: its ring is full.

@@ -19,7 +19,7 @@ pub trait Frame {
 pub trait Rules {
     /// Flags of the longest prefix.
     fn find(&self, address: [u32; 4]) -> Option<u32>;
-    /// `first << 16 | last`, 0 where unused.
+    /// A bit for each of 32 ports.
     fn ports(&self, index: u32) -> u32;
 }
 
@@ -114,22 +114,22 @@ fn own(frame: &impl Frame, rules: &impl Rules, flags: u32, proto: u8, l4: usize)
     own_port(frame, rules, proto, l4)
 }
 
-/// TCP, UDP or SCTP to one of the port ranges that are ours?
+/// TCP, UDP or SCTP to one of the ports that are ours, or an answer to a probe of ours?
 #[inline(always)]
 fn own_port(frame: &impl Frame, rules: &impl Rules, proto: u8, l4: usize) -> Option<bool> {
-    if proto != 6 && proto != 17 && proto != 132 {
-        return Some(false);
-    }
-    let port = u32::from(frame.word(l4 + 2)?);
-    let mut index = 0;
-    while index < super::layout::MAX_PORT_RANGES {
-        let range = rules.ports(index);
-        if range != 0 && port >= range >> 16 && port <= range & 0xffff {
-            return Some(true);
+    let port = if proto == 6 || proto == 17 || proto == 132 {
+        frame.word(l4 + 2)?
+    } else if proto == 1 || proto == 58 {
+        // Type and code as one: the verifier follows no single byte that may be the last.
+        let reply = if proto == 1 { 0 } else { 129 << 8 };
+        if frame.word(l4)? != reply || frame.word(l4 + 4)? != super::layout::PROBE_IDENTIFIER {
+            return Some(false);
         }
-        index += 1;
-    }
-    Some(false)
+        super::layout::PROBE_IDENTIFIER
+    } else {
+        return Some(false);
+    };
+    Some(rules.ports(u32::from(port) >> 5) >> (port & 31) & 1 != 0)
 }
 
 #[inline(always)]

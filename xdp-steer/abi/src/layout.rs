@@ -3,7 +3,7 @@
 
 /// What belongs to whom: an LPM trie of [`RuleKey`] → flags.
 pub const RULES: &str = "RULES";
-/// Port ranges that are ours on the node's own addresses: an array of `first << 16 | last`, 0 where unused.
+/// Ports that are ours on the node's own addresses: a bit each, in words of 32.
 pub const PORTS: &str = "PORTS";
 /// Receive queue → AF_XDP socket.
 pub const SOCKETS: &str = "SOCKETS";
@@ -17,7 +17,10 @@ pub const PROGRAMS: [&str; 2] = ["sluice_steer", "sluice_steer_whole"];
 
 pub const MAX_RULES: u32 = 131_072;
 pub const MAX_QUEUES: u32 = 64;
-pub const MAX_PORT_RANGES: u32 = 4;
+pub const PORT_WORDS: u32 = 2048;
+
+/// Echo replies with this identifier are answers to our own probes, while the port of this number is ours.
+pub const PROBE_IDENTIFIER: u16 = 29_000;
 
 /// XDP's own numbers, which the kernel takes as the answer for a missing socket.
 pub const ON_FAILURE_DROP: u32 = 1;

@@ -102,6 +102,8 @@ pub struct Steer {
     /// An earlier process's program was on the interface, and ours took its place.
     took_over: bool,
     rules: BTreeMap<Rule, u32>,
+    /// Bits of the ports that are ours, as the map has them; empty: not known yet.
+    ports: Vec<u32>,
 }
 
 impl Steer {
@@ -128,6 +130,7 @@ impl Steer {
             link: None,
             took_over: false,
             rules: BTreeMap::new(),
+            ports: Vec::new(),
         };
         steer.rules = steer.read_rules()?;
         let word = match on_failure {
@@ -164,12 +167,16 @@ impl Steer {
 
     /// These are the port ranges (first, last) that are ours on the node's own addresses.
     pub fn set_ports(&mut self, ranges: &[(u16, u16)]) -> Result<(), Error> {
-        for index in 0..layout::MAX_PORT_RANGES {
-            let range = ranges
-                .get(index as usize)
-                .map_or(0, |(first, last)| u32::from(*first) << 16 | u32::from(*last));
-            self.set_word(layout::PORTS, index, range)?;
+        let mut wanted = vec![0; layout::PORT_WORDS as usize];
+        for port in ranges.iter().flat_map(|(first, last)| *first..=*last) {
+            wanted[usize::from(port >> 5)] |= 1 << (port & 31);
         }
+        for (index, word) in (0..).zip(&wanted) {
+            if self.ports.get(index as usize) != Some(word) {
+                self.set_word(layout::PORTS, index, *word)?;
+            }
+        }
+        self.ports = wanted;
         Ok(())
     }
 

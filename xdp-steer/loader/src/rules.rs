@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-pub use sluice_steer_abi::layout::{FROM, OWN, TO, TUNNEL};
+pub use sluice_steer_abi::layout::{FROM, OWN, PROBE_IDENTIFIER, TO, TUNNEL};
 
 /// A prefix in the form of the trie: IPv4 as IPv4-mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -56,7 +56,7 @@ const NO_PREALLOC: u32 = 1;
 pub static RULES: Map = map::<RuleKey, u32>(LPM_TRIE, layout::MAX_RULES, NO_PREALLOC);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
-pub static PORTS: Map = map::<u32, u32>(ARRAY, layout::MAX_PORT_RANGES, 0);
+pub static PORTS: Map = map::<u32, u32>(ARRAY, layout::PORT_WORDS, 0);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
 pub static SOCKETS: Map = map::<u32, u32>(XSKMAP, layout::MAX_QUEUES, 0);
@@ -157,8 +157,8 @@ impl decide::Rules for Maps {
     fn ports(&self, index: u32) -> u32 {
         // SAFETY: as above.
         unsafe {
-            let range: *mut u32 = lookup(&PORTS, &index);
-            if range.is_null() { 0 } else { *range }
+            let word: *mut u32 = lookup(&PORTS, &index);
+            if word.is_null() { 0 } else { *word }
         }
     }
 }

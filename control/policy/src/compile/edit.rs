@@ -11,6 +11,7 @@ use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 use crate::policy::{Policy, Source};
 use crate::service::frontends::Owner;
+use crate::service::pools::Pool;
 use crate::service::{Service, Slice};
 
 /// An object that came, changed or went.
@@ -25,6 +26,7 @@ pub enum Edit {
     Policy(Source, Vec<Policy>),
     Group(String, Option<CidrGroup>),
     Egress(String, Option<EgressPolicy>),
+    Pool(String, Option<Pool>),
 }
 
 /// Whose frontends must be made anew.
@@ -102,7 +104,9 @@ impl Compiled {
             }
             Edit::Service(key, service) => {
                 put(&mut objects.services, key.clone(), service);
-                (vec![self.backed(&key)], Touched::Owners(BTreeSet::from([owner(&key)])))
+                let mut owners = self.frontends.give_addresses(&self.objects);
+                owners.insert(owner(&key));
+                (vec![self.backed(&key)], Touched::Owners(owners))
             }
             Edit::Slice(key, slice) => {
                 let service = |slice: &Slice| (slice.namespace.clone(), slice.service.clone());
@@ -131,6 +135,10 @@ impl Compiled {
                 objects.egress.extend(policy);
                 objects.egress.sort_by(|a, b| a.name.cmp(&b.name));
                 (Vec::new(), nobody)
+            }
+            Edit::Pool(name, pool) => {
+                put(&mut objects.pools, name, pool);
+                (Vec::new(), Touched::Owners(self.frontends.give_addresses(&self.objects)))
             }
             Edit::Group(name, group) => {
                 objects.groups.retain(|own| own.name != name);

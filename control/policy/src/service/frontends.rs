@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use sluice_core::parse::TCP;
 use sluice_core::tables::maglev::DEFAULT_WEIGHT;
 use sluice_core::tables::record::{
-    Algorithm, Backend, BackendId, BackendState, Change, Dispatch, Forwarding, Frontend, FrontendKey, Reach,
-    Service as Record, ServiceId, Settings,
+    Algorithm, Backend, BackendId, BackendState, Change, Dispatch, Forwarding, Frontend, FrontendKey, Probe,
+    ProbeKind, Reach, Service as Record, ServiceId, Settings,
 };
 
 use super::backends::{Asked, selects};
 use super::exposure::{self, Entrance};
+use super::pools::Pools;
 use super::{Service, Slice};
 use crate::config::Options;
 use crate::objects::{Endpoint, Objects};
@@ -27,6 +28,7 @@ use crate::objects::{Endpoint, Objects};
 pub struct List {
     pub id: ServiceId,
     pub record: Record,
+    pub probe: Option<Probe>,
     /// Node and zone of each backend.
     pub places: Vec<(String, String)>,
 }
@@ -65,11 +67,13 @@ pub struct Frontends {
     snat: BTreeSet<ServiceId>,
     /// Addresses that clients outside may ask their link for, and how many owners expose each.
     exposed: HashMap<IpAddr, u32>,
+    pub pools: Pools,
 }
 
 impl Frontends {
     /// All frontends anew; what the dataplane must change.
     pub fn renew(&mut self, objects: &Objects, options: &Options) -> Vec<Change> {
+        self.pools.assign(objects);
         self.slices.clear();
         for (name, slice) in &objects.slices {
             let service = (slice.namespace.clone(), slice.service.clone());
@@ -80,6 +84,11 @@ impl Frontends {
         let pods = objects.endpoints.iter().filter(|(_, endpoint)| !endpoint.host_ports.is_empty());
         owners.extend(pods.map(|((namespace, name), _)| Owner::Pod(namespace.clone(), name.clone())));
         self.update(owners, objects, options)
+    }
+
+    /// Give out addresses by these objects; whose frontends that touches.
+    pub fn give_addresses(&mut self, objects: &Objects) -> BTreeSet<Owner> {
+        self.pools.assign(objects).iter().map(|(namespace, name)| service_owner(namespace, name)).collect()
     }
 
     /// The slices of a service as they are now.
@@ -198,7 +207,11 @@ impl Frontends {
                 self.snat.remove(&id);
             }
             if old.as_ref().map(|list| &list.record) != new.as_ref().map(|list| &list.record) {
-                changes.push(Change::Service(id, new.map(|list| list.record.clone())));
+                changes.push(Change::Service(id, new.as_ref().map(|list| list.record.clone())));
+            }
+            let probe = |list: &Option<Arc<List>>| list.as_ref().and_then(|list| list.probe.clone());
+            if probe(&old) != probe(&new) {
+                changes.push(Change::Probe(id, probe(&new)));
             }
         }
         for (key, before) in keys {
@@ -228,11 +241,11 @@ impl Frontends {
                 };
                 let names = self.slices.get(&key).into_iter().flatten();
                 let slices: Vec<&Slice> = names.filter_map(|name| objects.slices.get(name)).collect();
+                let ingress = self.pools.addresses(&key, service);
                 let mut making = Making { numbers: &mut self.numbers, service, shown: Vec::new() };
                 for port in &service.ports {
                     let asked = Asked { objects, options, service, port, slices: &slices };
-                    let entrances =
-                        exposure::entrances(service, port, &service.ingress_ips, objects, options);
+                    let entrances = exposure::entrances(service, port, &ingress, objects, options);
                     making.port(&asked, &entrances);
                 }
                 making.shown
@@ -262,6 +275,20 @@ impl Frontends {
         let (Owner::Service(namespace, name) | Owner::Pod(namespace, name)) =
             self.claims.get(&key)?.keys().next()?;
         Some((namespace.clone(), name.clone()))
+    }
+
+    /// Services that tell others how many backends they have on our node, by the port where they are asked.
+    pub fn health_ports(&self, objects: &Objects) -> BTreeMap<u16, (String, String, usize)> {
+        let mut ports = BTreeMap::new();
+        for ((namespace, name), service) in &objects.services {
+            let Some(port) = service.health_port else { continue };
+            let shown = self.owners.get(&service_owner(namespace, name)).into_iter().flatten();
+            let usable = |b: &&Backend| b.state == BackendState::Active && b.weight > 0;
+            let backends = shown.filter(|one| one.external).flat_map(|one| &one.list.record.backends);
+            let local: BTreeSet<IpAddr> = backends.filter(usable).map(|b| b.ip).collect();
+            ports.entry(port).or_insert_with(|| (namespace.clone(), name.clone(), local.len()));
+        }
+        ports
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Shown> {
@@ -352,7 +379,10 @@ impl Making<'_> {
         let (family, scope) = (if v4 { "4" } else { "6" }, if local { "local" } else { "cluster" });
         let (port, proto) = (asked.port.port.to_string(), asked.port.proto.to_string());
         let parts = [&service.namespace, &service.name, &asked.port.name, &port, &proto, family, scope];
-        List { id: number(self.numbers, &parts), record, places }
+        // A port that is not TCP has nobody to connect to.
+        let fits = |probe: &&Probe| asked.port.proto == 6 || probe.kind == ProbeKind::Icmp;
+        let probe = service.probe.as_ref().filter(fits).cloned();
+        List { id: number(self.numbers, &parts), record, probe, places }
     }
 }
 
@@ -426,7 +456,8 @@ fn host_ports(
                 source_ranges_deny: false,
             };
             let key = FrontendKey { ip, port: *host, proto: *proto };
-            let list = Arc::new(List { id, record, places: vec![(pod.node.clone(), String::new())] });
+            let list =
+                Arc::new(List { id, record, probe: None, places: vec![(pod.node.clone(), String::new())] });
             shown.push(Shown {
                 key,
                 kind: "HostPort",
@@ -484,7 +515,7 @@ fn show_scope(one: &Shown, list: &List, external: bool) -> Value {
         })
         .collect();
     let active = record.backends.iter().filter(|b| b.state == BackendState::Active).count();
-    json!({
+    let mut shown = json!({
         "ip": one.key.ip,
         "port": one.key.port,
         "proto": crate::observed::protocol(one.key.proto),
@@ -499,7 +530,16 @@ fn show_scope(one: &Shown, list: &List, external: bool) -> Value {
         "algorithm": if record.algorithm == Algorithm::Random { "random" } else { "maglev" },
         "backend_summary": format!("{active}/{}", backends.len()),
         "backends": backends,
-    })
+    });
+    if let Some(probe) = &list.probe {
+        let kind = match &probe.kind {
+            ProbeKind::Tcp => "tcp",
+            ProbeKind::Http(_) => "http",
+            ProbeKind::Icmp => "icmp",
+        };
+        shown["health"] = json!({"probe": kind, "list": list.id.0});
+    }
+    shown
 }
 
 /// The mode, and how backends are told where they answer directly.

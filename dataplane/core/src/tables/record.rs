@@ -235,6 +235,28 @@ pub struct Service {
     pub backends: Vec<Backend>,
 }
 
+/// What a backend is asked, and how often.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Probe {
+    pub kind: ProbeKind,
+    /// Milliseconds from one question to the next, and until there must be an answer.
+    pub interval: u32,
+    pub timeout: u32,
+    /// Good answers in a row that bring a backend back, and failures in a row that set it apart.
+    pub rise: u8,
+    pub fall: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum ProbeKind {
+    /// A connection.
+    Tcp,
+    /// A connection, and a GET of this path that is answered with 200 to 399.
+    Http(String),
+    /// An echo request to the address.
+    Icmp,
+}
+
 impl Service {
     /// Is there anybody for a new flow?
     pub fn has_usable(&self) -> bool {
@@ -422,6 +444,8 @@ pub enum Change {
     Frontend(FrontendKey, Option<Frontend>),
     /// How packets of this source leave for each prefix; the longest counts, of equals the first.
     Egress(IpAddr, Option<Vec<(Prefix, Leave)>>),
+    /// How backends of a service are asked whether they are alive. Not for the path.
+    Probe(ServiceId, Option<Probe>),
     /// Clients outside may ask their link for this service address: it is exposed, and somebody stands behind it. The path
     /// does not look at it; who announces addresses does.
     Exposed(IpAddr, bool),
@@ -445,6 +469,7 @@ impl Change {
             self,
             Self::NextHop(..)
                 | Self::Exposed(..)
+                | Self::Probe(..)
                 | Self::Pattern(..)
                 | Self::DnsRules(..)
                 | Self::Named(..)
@@ -465,6 +490,7 @@ pub enum RecordKey {
     Service(ServiceId),
     Frontend(FrontendKey),
     Exposed(IpAddr),
+    Probe(ServiceId),
     Route(Prefix),
     Pattern(PatternId),
     DnsRules(DnsRulesId),
@@ -486,6 +512,7 @@ impl Change {
             Self::Frontend(key, _) => RecordKey::Frontend(*key),
             Self::Egress(ip, _) => RecordKey::Egress(*ip),
             Self::Exposed(ip, _) => RecordKey::Exposed(*ip),
+            Self::Probe(id, _) => RecordKey::Probe(*id),
             Self::Settings(_) => RecordKey::Settings,
             Self::Port(id, _) => RecordKey::Port(*id),
             Self::NextHop(id, _) => RecordKey::NextHop(*id),
@@ -508,6 +535,7 @@ impl Change {
                 | Self::Frontend(_, None)
                 | Self::Egress(_, None)
                 | Self::Exposed(_, false)
+                | Self::Probe(_, None)
                 | Self::Port(_, None)
                 | Self::NextHop(_, None)
                 | Self::Route(_, None)
@@ -533,6 +561,7 @@ impl RecordKey {
             Self::Frontend(key) => Change::Frontend(key, None),
             Self::Egress(ip) => Change::Egress(ip, None),
             Self::Exposed(ip) => Change::Exposed(ip, false),
+            Self::Probe(id) => Change::Probe(id, None),
             Self::Route(prefix) => Change::Route(prefix, None),
             Self::Pattern(id) => Change::Pattern(id, None),
             Self::DnsRules(id) => Change::DnsRules(id, None),

@@ -94,7 +94,7 @@ impl Model {
                 Change::Class(id, class) => put(&mut next.classes, id, class.as_ref()),
                 Change::Service(id, service) => put(&mut next.services, id, service.as_ref()),
                 Change::Frontend(key, frontend) => put(&mut next.frontends, key, frontend.as_ref()),
-                Change::Exposed(..) | Change::Egress(..) => {}
+                Change::Exposed(..) | Change::Probe(..) | Change::Egress(..) => {}
                 Change::Settings(settings) => next.settings = settings.clone(),
                 Change::Port(id, port) => put(&mut next.ports, id, port.as_ref()),
                 Change::NextHop(id, hop) => put(&mut next.hops, id, hop.as_ref()),
@@ -136,6 +136,7 @@ impl Model {
             | Change::Port(..)
             | Change::Exposed(..)
             | Change::Egress(..)
+            | Change::Probe(..)
             | Change::Pattern(..)
             | Change::DnsRules(..)
             | Change::Named(..) => true,
