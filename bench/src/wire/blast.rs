@@ -45,6 +45,8 @@ pub(crate) fn run(args: &BlastArgs) -> anyhow::Result<()> {
     if args.warm_up > 0.0 && !stop.asked() {
         say(&format!("warming up for {} s", args.warm_up));
         Generator::start(&Order { seconds: args.warm_up, packets: 0, ..order.clone() })?.finish()?;
+        // What is still on its way must not be counted with what follows.
+        std::thread::sleep(Duration::from_millis(60));
     }
     let (samples, outcome) = send(&order, sink.as_ref(), &stop)?;
     let stopped_early = stop.asked();
