@@ -27,7 +27,7 @@ pub const SWEEP_SECONDS: u64 = 4;
 /// Entries looked at in one turn, at most: some microseconds.
 const SWEEP_MOST: usize = 512;
 /// And removed, which costs more: when a million flows run out at once, no burst waits for longer than these take.
-const REMOVE_MOST: u32 = 128;
+const REMOVE_MOST: u32 = 64;
 /// Distinct frontends and NAT addresses that flows of one worker may refer to.
 const MAX_ADDRESSES: usize = u16::MAX as usize;
 const LANES: usize = 8;
