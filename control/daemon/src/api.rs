@@ -45,7 +45,7 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
         .route("/v1/policies", get(|c: Shared| async move { Json(c.world().compiled.show_policies()) }))
         .route("/v1/identities", get(|c: Shared| async move { Json(c.world().compiled.show_identities()) }))
         .route("/v1/endpoints", get(|c: Shared| async move { Json(c.world().compiled.show_endpoints()) }))
-        .route("/v1/names", get(|| async { Json(Value::Array(Vec::new())) }))
+        .route("/v1/names", get(names))
         .route("/v1/nat", get(|c: Shared| async move { Json(views::nat(&c)) }))
         .route("/v1/flows", get(flows))
         .route("/v1/events", get(events::serve))
@@ -58,6 +58,13 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
             tracing::error!("the API ended: {error}");
         }
     }))
+}
+
+async fn names(control: Shared) -> Response {
+    match views::names(&control).await {
+        Ok(names) => Json(names).into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+    }
 }
 
 async fn metrics_text(control: Shared) -> Response {

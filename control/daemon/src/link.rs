@@ -105,6 +105,11 @@ fn serve(control: &Control, mut stream: UnixStream) -> std::io::Result<()> {
         Some(ToControl::Hello { version }) if version == sluice_feed::VERSION => {}
         _ => return Err(std::io::Error::other("it speaks another version of the feed")),
     }
+    // Identities in use stay in use: before the snapshot, which would take them away.
+    match decoder.read(&mut stream)? {
+        Some(ToControl::Wanted { sets, whole }) => control.want_names(sets, whole),
+        _ => return Err(std::io::Error::other("it did not say which names it knows")),
+    }
     {
         // While this is held no delta can go out before its snapshot.
         let mut shared = control.link.stream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +125,7 @@ fn serve(control: &Control, mut stream: UnixStream) -> std::io::Result<()> {
     while let Some(message) = decoder.read(&mut stream)? {
         match message {
             ToControl::Hello { .. } => {}
+            ToControl::Wanted { sets, whole } => control.want_names(sets, whole),
             ToControl::Ack { generation, microseconds } => control.acknowledge(generation, microseconds),
             ToControl::Nack { generation, why } => control.refuse(generation, why),
             ToControl::Events { events, lost } => control.hear(events, lost),

@@ -66,8 +66,17 @@ impl EncodeMetric for Value {
     }
 }
 
+/// A histogram that others counted: upper bounds with how many were in each.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub sum: f64,
+    pub counts: Vec<(f64, u64)>,
+}
+
 #[derive(Debug)]
-struct Snapshot(Vec<Family>);
+struct Snapshot(Vec<Family>, Vec<Measured>);
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -83,14 +92,24 @@ impl Collector for Snapshot {
                 }
             }
         }
+        for measured in &self.1 {
+            let kind = MetricType::Histogram;
+            let mut metric = encoder.encode_descriptor(measured.name, measured.help, None, kind)?;
+            let count = measured.counts.iter().map(|(_, count)| count).sum();
+            metric.encode_histogram::<Vec<(String, String)>>(measured.sum, count, &measured.counts, None)?;
+        }
         Ok(())
     }
 }
 
 /// The text exposition of these families, and of histograms (name, help, values).
-pub fn exposition(families: Vec<Family>, histograms: Vec<(&'static str, &'static str, Histogram)>) -> String {
+pub fn exposition(
+    families: Vec<Family>,
+    measured: Vec<Measured>,
+    histograms: Vec<(&'static str, &'static str, Histogram)>,
+) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot(families)));
+    registry.register_collector(Box::new(Snapshot(families, measured)));
     for (name, help, histogram) in histograms {
         registry.register(name, help, histogram);
     }
@@ -113,8 +132,11 @@ pub mod tests {
         let flows = Family::gauge("sluice_flows", "Flows now.").with(&[], 3);
         let took = Histogram::new([0.001, 0.005]);
         took.observe(0.002);
-        let text =
-            exposition(vec![drops, flows], vec![("sluice_publish_seconds", "From read to live.", took)]);
+        let text = exposition(
+            vec![drops, flows],
+            Vec::new(),
+            vec![("sluice_publish_seconds", "From read to live.", took)],
+        );
         assert_sound(&text);
         assert!(
             text.contains("cilium_drop_count_total{reason=\"POLICY_DENIED\",direction=\"INGRESS\"} 7.0"),

@@ -8,8 +8,9 @@ use std::time::Instant;
 use prometheus_client::metrics::histogram::Histogram;
 use sluice_core::tables::record::Change;
 use sluice_feed::event::SentEvent;
+use sluice_feed::message::WantedSet;
 use sluice_policy::compile::Compiled;
-use sluice_policy::config::Gateway;
+use sluice_policy::config::{Gateway, Options};
 use sluice_policy::decode::Problems;
 use sluice_policy::objects::{self, Objects};
 use sluice_policy::shelf::Shelf;
@@ -34,6 +35,7 @@ fn now() -> Instant {
 pub struct Control {
     pub gateway: Gateway,
     world: Mutex<World>,
+    making: Mutex<()>,
     pub history: History,
     pub link: Link,
     pub watches: Watches,
@@ -63,7 +65,8 @@ pub struct World {
 
 impl Control {
     pub fn new(gateway: Gateway) -> Self {
-        let mut compiled = Compiled::new(Objects::default(), gateway.options.clone(), Problems::default());
+        let options = Options { names_elsewhere: true, ..gateway.options.clone() };
+        let mut compiled = Compiled::new(Objects::default(), options, Problems::default());
         compiled.frontends.pools.held = addresses::read(&addresses::path(&gateway));
         let world = World {
             compiled,
@@ -80,6 +83,7 @@ impl Control {
         Self {
             gateway,
             world: Mutex::new(world),
+            making: Mutex::default(),
             history: History::default(),
             link: Link::default(),
             watches: Watches::default(),
@@ -94,6 +98,7 @@ impl Control {
 
     /// Files changed: read what is needed.
     pub fn take(&self, news: News) {
+        let _turn = self.turn();
         match news {
             News::Files(files) if self.reread(&files) => {}
             News::Files(_) | News::Everything => self.reload(),
@@ -169,6 +174,23 @@ impl Control {
         }
         drop(world);
         self.link.send_changes(generation, whole, changes);
+    }
+
+    /// Whoever learns names has met sets of patterns that need an identity.
+    pub fn want_names(&self, sets: Vec<WantedSet>, whole: bool) {
+        let began = now();
+        let _turn = self.turn();
+        let mut guard = self.world();
+        let sets = sets.into_iter().map(|(prefix, patterns)| (prefix, patterns.into_iter().collect()));
+        let changes = guard.compiled.want_names(sets.collect(), whole);
+        if guard.loaded {
+            self.publish(guard, changes, began);
+        }
+    }
+
+    /// Generations are sent in the order of their numbers: one maker at a time.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Events came: count them, keep them, tell those who listen.

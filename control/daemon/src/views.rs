@@ -9,9 +9,9 @@ use sluice_core::verdict::DropReason;
 use sluice_feed::message::{Answer, Question};
 use sluice_policy::observed::protocol;
 use sluice_policy::policy::above::Kind;
-use sluice_policy::policy::{Direction, Policy, Subject};
+use sluice_policy::policy::{Direction, Policy, Ports, Subject};
 
-use crate::metrics::{Family, exposition};
+use crate::metrics::{Family, Measured, exposition};
 use crate::reconcile::Control;
 
 pub async fn dataplane(control: &Control) -> Value {
@@ -64,6 +64,23 @@ pub fn verbose(name: &str, conditions: &[(&str, Result<(), String>)]) -> String 
     text
 }
 
+fn no_dns_over_tcp(policies: &[String]) -> Option<String> {
+    let reason = DropReason::InspectionUnavailable.name();
+    let what = "NO DNS OVER TCP YET: it is dropped";
+    (!policies.is_empty()).then(|| {
+        format!("{what} as {reason} where DNS rules would have to judge it, by {}", some_of(policies))
+    })
+}
+
+/// Do DNS rules of this policy speak of TCP, too? (ANY does.)
+fn hears_dns_over_tcp(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| {
+        let is_dns = rule.above.as_ref().is_some_and(|above| matches!(above.kind, Kind::Dns(_)));
+        let Ports::Some(ports) = &rule.ports else { return is_dns };
+        is_dns && ports.iter().any(|port| port.proto == 6)
+    })
+}
+
 /// What somebody should know before they look at anything else.
 fn attention(control: &Control, world: &crate::reconcile::World, dataplane: &Value) -> Vec<String> {
     let mut lines: Vec<String> = control
@@ -107,6 +124,7 @@ fn attention(control: &Control, world: &crate::reconcile::World, dataplane: &Val
             some_of(&inspected)
         ));
     }
+    lines.extend(no_dns_over_tcp(&names(&hears_dns_over_tcp)));
     let hosts = names(&|policy| matches!(policy.subject, Subject::Nodes(_)));
     if !hosts.is_empty() {
         lines.push(format!(
@@ -185,7 +203,9 @@ pub async fn flows(control: &Control, limit: u32) -> Result<Value, String> {
     match control.link.ask(Question::Flows { limit }).await? {
         Answer::Flows(flows) => Ok(flows.iter().map(flow).collect()),
         Answer::Failed(why) => Err(why),
-        Answer::Status(_) | Answer::Done => Err("the dataplane answered something else".to_owned()),
+        Answer::Status(_) | Answer::Names(_) | Answer::Done => {
+            Err("the dataplane answered something else".to_owned())
+        }
     }
 }
 
@@ -247,6 +267,7 @@ pub async fn metrics(control: &Control) -> String {
     let dataplane = dataplane(control).await;
     exposition(
         families(control, &dataplane),
+        vec![dns_hold(&dataplane)],
         vec![(
             "sluice_publish_seconds",
             "From the moment that a change of objects is read until it is live on every worker.",
@@ -283,6 +304,7 @@ fn families(control: &Control, dataplane: &Value) -> Vec<Family> {
     devices(dataplane, &mut families);
     announced(dataplane, &mut families);
     health(dataplane, &mut families);
+    dns(dataplane, &mut families);
     families
 }
 
@@ -331,6 +353,73 @@ fn objects(world: &crate::reconcile::World, families: &mut Vec<Family>) {
             .iter()
             .fold(family, |family, (kind, count)| family.with(&[("enforcement", kind)], *count)),
     );
+}
+
+/// Names in the dataplane that can be listed.
+const NAMES: u32 = 10_000;
+
+/// Names that were learned.
+pub async fn names(control: &Control) -> Result<Value, String> {
+    match control.link.ask(Question::Names { limit: NAMES }).await? {
+        Answer::Names(names) => serde_json::from_str(&names).map_err(|error| error.to_string()),
+        Answer::Failed(why) => Err(why),
+        Answer::Status(_) | Answer::Flows(_) | Answer::Done => {
+            Err("the dataplane answered something else".to_owned())
+        }
+    }
+}
+
+/// What DNS rules heard and names were learned.
+fn dns(dataplane: &Value, families: &mut Vec<Family>) {
+    let empty = Vec::new();
+    let workers = dataplane["workers"].as_array().unwrap_or(&empty);
+    let sum = |field: &str| workers.iter().filter_map(|worker| worker["dns"][field].as_u64()).sum::<u64>();
+    for (name, help, field) in [
+        ("sluice_dns_queries", "DNS queries that rules judged.", "queries"),
+        ("sluice_dns_refused", "DNS queries that rules refused.", "refused"),
+        ("sluice_dns_answers", "DNS answers to queries that passed.", "answers"),
+        ("sluice_dns_malformed", "Queries and answers under DNS rules that could not be read.", "malformed"),
+        ("sluice_dns_unasked", "DNS answers that nobody had asked for.", "unasked"),
+        ("sluice_dns_lost", "DNS answers dropped because their addresses were not known in time.", "lost"),
+    ] {
+        families.push(Family::counter(name, help).with(&[], sum(field)));
+    }
+    let names = &dataplane["names"];
+    for (name, help, field) in [
+        ("sluice_dns_names", "Names with addresses.", "names"),
+        ("sluice_dns_addresses", "Addresses of names.", "addresses"),
+        (
+            "sluice_dns_addresses_lingering",
+            "Addresses whose time is over, kept for their flows.",
+            "lingering",
+        ),
+    ] {
+        families.push(Family::gauge(name, help).with(&[], names[field].as_u64().unwrap_or(0)));
+    }
+    let evicted = names["evicted"].as_u64().unwrap_or(0);
+    let evicted = Family::counter("sluice_dns_evicted", "Addresses that made room.").with(&[], evicted);
+    families.push(evicted);
+}
+
+/// How long DNS answers were kept until their addresses were known: seconds in all, and counts by upper bound.
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has no integers")]
+fn dns_hold(dataplane: &Value) -> Measured {
+    let mut counts: Vec<(f64, u64)> = Vec::new();
+    let mut nanoseconds = 0;
+    for dns in dataplane["workers"].as_array().into_iter().flatten().map(|worker| &worker["dns"]) {
+        nanoseconds += dns["waited_nanoseconds"].as_u64().unwrap_or(0);
+        // Upper bounds in microseconds, none for the last, each with how many waited so long.
+        for (n, waited) in dns["waited"].as_array().into_iter().flatten().enumerate() {
+            let bound = waited[0].as_f64().map_or(f64::INFINITY, |bound| bound / 1e6);
+            let count = waited[1].as_u64().unwrap_or(0);
+            match counts.get_mut(n) {
+                Some((_, sum)) => *sum += count,
+                None => counts.push((bound, count)),
+            }
+        }
+    }
+    let help = "How long DNS answers were kept until every worker knew their addresses.";
+    Measured { name: "sluice_dns_hold_seconds", help, sum: nanoseconds as f64 / 1e9, counts }
 }
 
 /// How full everything bounded is; README says what happens when it is.
@@ -509,6 +598,7 @@ mod tests {
             json!({"workers": [worker.clone(), worker], "devices": [{"name": "eth0", "steered": 4}]});
         let text = exposition(
             families(&control, &dataplane),
+            vec![dns_hold(&dataplane)],
             vec![("sluice_publish_seconds", "s", control.latency.clone())],
         );
         crate::metrics::tests::assert_sound(&text);

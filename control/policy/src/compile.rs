@@ -14,7 +14,7 @@ use sluice_core::tables::record::{Change, FrontendKey, Records, RuleId, diff, me
 
 use crate::config::Options;
 use crate::decode::{Problem, Problems};
-use crate::engine::{Engine, ObjectChange, RuleName, Settings};
+use crate::engine::{Engine, ObjectChange, PatternSet, RuleName, Settings};
 use crate::identity::Numbers;
 use crate::objects::Objects;
 use crate::observed::Naming;
@@ -52,6 +52,7 @@ impl Compiled {
             ipv4: options.ipv4,
             ipv6: options.ipv6,
             cidr_matches: options.cidr_matches,
+            names_elsewhere: options.names_elsewhere,
             ..Settings::default()
         };
         let mut compiled = Self {
@@ -83,6 +84,13 @@ impl Compiled {
     /// The addresses of a name, by all that is known now; what the dataplane must change.
     pub fn learn(&mut self, name: &str, addresses: Vec<IpAddr>) -> Vec<Change> {
         let changes = self.engine.apply([ObjectChange::Name(crate::fqdn::normal(name), addresses)]);
+        merge(&mut self.records, &changes);
+        changes
+    }
+
+    /// Whoever learns names has met these sets of patterns; what the dataplane must change.
+    pub fn want_names(&mut self, sets: Vec<PatternSet>, whole: bool) -> Vec<Change> {
+        let changes = self.engine.want_names(sets, whole);
         merge(&mut self.records, &changes);
         changes
     }

@@ -99,6 +99,7 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
         on_failure_pass: false,
         max_flows: 1_000_000,
         snapshot: None,
+        known_names: None,
         socket: PathBuf::from("/run/sluice/dataplane.sock"),
         pins: PathBuf::from("/sys/fs/bpf/sluice").join(&name),
         guarded: Vec::new(),
@@ -124,6 +125,7 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     dataplane.socket = api_socket.with_file_name("dataplane.sock");
     let replay = replay(&mut section(&mut spec, "replay", &nothing), &nothing);
     spec.deny_unknown();
+    dataplane.known_names = options.tofqdns_pre_cache.as_ref().map(|path| base.join(path));
     options.settings.workers = dataplane.workers;
     Gateway { name, objects, options, dataplane, api_socket, metrics, replay }
 }

@@ -10,6 +10,7 @@ mod asking;
 mod atoms;
 mod classes;
 mod hearings;
+mod names;
 mod numbered;
 mod sets;
 mod slots;
@@ -38,6 +39,7 @@ use specs::{Rules, Spec, SpecRule};
 
 pub use asking::{Asked, Party, SpecRuleView};
 pub use hearings::{Heard, Hearing};
+pub use names::PatternSet;
 pub use slots::NamedPort;
 pub use specs::RuleName;
 
@@ -59,6 +61,8 @@ pub struct Settings {
     pub ipv6: bool,
     /// Whom CIDRs select by address, beside the world.
     pub cidr_matches: CidrMatches,
+    /// Names are learned by the dataplane; it must only be told which identities their addresses get.
+    pub names_elsewhere: bool,
 }
 
 impl Default for Settings {
@@ -74,6 +78,7 @@ impl Default for Settings {
             ipv4: true,
             ipv6: true,
             cidr_matches: CidrMatches::default(),
+            names_elsewhere: false,
         }
     }
 }
@@ -106,6 +111,8 @@ pub struct Engine {
     /// Names with addresses, and back.
     names: BTreeMap<String, BTreeSet<IpAddr>>,
     names_of: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Patterns, and what they stand for.
+    pub(crate) patterns: names::Names,
 
     atoms: Atoms,
     slots: Slots,
@@ -151,6 +158,7 @@ impl Engine {
             api_servers: BTreeSet::new(),
             names: BTreeMap::new(),
             names_of: BTreeMap::new(),
+            patterns: names::Names::default(),
             atoms: Atoms::default(),
             slots: Slots::new(),
             sets: PeerSets::new(),

@@ -23,6 +23,8 @@ pub struct Delivery {
 pub enum Request {
     Delivery(Delivery),
     Ask(u32, Question),
+    /// It said hello, and was greeted.
+    Hello,
 }
 
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Connection {
             ToDataplane::Hello { version } if version == sluice_feed::VERSION => {
                 self.greeted = true;
                 self.send(&ToControl::Hello { version: sluice_feed::VERSION });
-                Ok(None)
+                Ok(Some(Request::Hello))
             }
             ToDataplane::Hello { version } => {
                 Err(format!("control speaks version {version} of the feed, this is {}", sluice_feed::VERSION))

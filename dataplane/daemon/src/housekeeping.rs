@@ -1,6 +1,8 @@
 //! The one thread beside the workers: it listens to control and to the kernel, publishes generations, keeps the XDP
 //! programs' rules, drains events, and writes flows down.
 
+mod learning;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -30,6 +32,7 @@ use crate::control::{Connection, Delivery, Request};
 use crate::devices::Devices;
 use crate::health::{Health, Ways};
 use crate::mirror::Mirror;
+use crate::names::Learning;
 use crate::snapshot::{self, EVERY, PICKUP};
 use crate::watching::{Asked, Watching};
 use crate::workers::{self, Running};
@@ -78,6 +81,8 @@ pub struct Housekeeping {
     reminded_at: Now,
     looked_at: Now,
     picking_up: bool,
+    learning: Learning,
+    chores: learning::Chores,
 }
 
 impl Housekeeping {
@@ -93,10 +98,15 @@ impl Housekeeping {
         let mut mirror =
             Mirror::new(&settings.interfaces).context("cannot read the kernel's tables by netlink")?;
         let mirrored = mirror.read().context("cannot read the kernel's tables by netlink")?;
-        let flows = settings.snapshot.as_deref().map(snapshot::read).transpose().unwrap_or_else(|error| {
-            tracing::warn!("flows of the last process are lost: {error}");
-            None
-        });
+        let flows = settings
+            .snapshot
+            .as_deref()
+            .map(|path| snapshot::read(path, snapshot::FLOWS))
+            .transpose()
+            .unwrap_or_else(|error| {
+                tracing::warn!("flows of the last process are lost: {error}");
+                None
+            });
         let flows = flows.unwrap_or_default();
         let mut publisher = Publisher::default();
         let poll = Poll::new()?;
@@ -108,6 +118,7 @@ impl Housekeeping {
         let news: RawFd = mirror.news();
         poll.registry().register(&mut SourceFd(&news), NEWS, Interest::READABLE)?;
         let devices = Devices::new(&settings, &mirror.devices);
+        let (learning, chores) = learning::start();
         let mut house = Self {
             always,
             clock,
@@ -135,10 +146,13 @@ impl Housekeeping {
             reminded_at: Now(0),
             looked_at: Now(0),
             picking_up: true,
+            learning,
+            chores,
             settings,
         };
         house.devices.attach_all(&house.mirror.devices, &house.workers, &house.rules)?;
         house.take_mirror(mirrored);
+        house.remember_names();
         house.report(flows.len());
         drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
         Ok(house)
@@ -157,6 +171,7 @@ impl Housekeeping {
                 match token {
                     LISTENER => self.accept(),
                     NEWS => self.read_kernel(),
+                    LESSONS => {}
                     _ => self.hear_control(),
                 }
             }
@@ -167,16 +182,13 @@ impl Housekeeping {
 
     fn turn(&mut self) {
         let now = self.clock.now();
+        self.learn(now);
         if self.reload.swap(false, Ordering::Relaxed) {
             tracing::info!("reading the kernel's tables again, as asked");
             self.read_kernel();
         }
         self.drain_events();
         self.watching.drain(self.control.as_mut(), &self.publisher, now);
-        // Nobody learns yet: what waits for it is dropped in time.
-        for worker in &mut self.workers {
-            while worker.classroom.lessons.pop().is_ok() {}
-        }
         self.ask_for_neighbours(now);
         self.announcer.turn(now);
         self.ask_backends(now);
@@ -244,6 +256,7 @@ impl Housekeeping {
             Ok(requests) => requests.into_iter().for_each(|request| match request {
                 Request::Delivery(delivery) => self.deliver(delivery),
                 Request::Ask(id, question) => self.answer(id, question),
+                Request::Hello => self.greet_control(),
             }),
             Err(why) => {
                 tracing::warn!("{why}; going on with generation {}", self.generation);
@@ -266,12 +279,8 @@ impl Housekeeping {
         };
         let generation = delivery.generation;
         let first = if self.live { Vec::new() } else { self.mirrored.values().cloned().collect() };
-        let laid = if self.health.is_idle() {
-            changes.clone()
-        } else {
-            self.health.overlay(changes.clone(), &self.told)
-        };
-        let answer = match self.publish([first, laid].concat()) {
+        let laid = self.health.overlay(changes.clone(), &self.told);
+        let answer = match self.publish_with_names(first, &laid) {
             Ok(()) => {
                 self.live = true;
                 merge(&mut self.told, &changes);
@@ -294,16 +303,17 @@ impl Housekeeping {
         }
     }
 
-    /// Make it live on every worker.
-    fn publish(&mut self, changes: Vec<Change>) -> Result<(), String> {
+    /// Make it live on every worker. False: one of them has not taken it in time.
+    fn publish(&mut self, changes: Vec<Change>) -> Result<bool, String> {
         if changes.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let version = self.publisher.publish(changes).map_err(|error| error.to_string())?;
-        if !self.publisher.wait_seen(version, SEEN_WITHIN) {
+        let seen = self.publisher.wait_seen(version, SEEN_WITHIN);
+        if !seen {
             tracing::error!("a worker has not looked at its tables for {SEEN_WITHIN:?}");
         }
-        Ok(())
+        Ok(seen)
     }
 
     fn read_kernel(&mut self) {
@@ -357,7 +367,12 @@ impl Housekeeping {
                     status::status(seconds, self.generation, &tables, &self.workers, &self.devices);
                 status["announced"] = self.announcer.show();
                 status["health"] = self.health.show();
+                status["names"] = self.learning.status();
                 Answer::Status(status.to_string())
+            }
+            Question::Names { limit } => {
+                let most = usize::try_from(limit).unwrap_or(usize::MAX).min(100_000);
+                Answer::Names(self.learning.show(self.clock.now(), most).to_string())
             }
             Question::Flows { limit } => {
                 let most = usize::try_from(limit).unwrap_or(usize::MAX).min(100_000);
@@ -475,7 +490,7 @@ impl Housekeeping {
         });
         if self.writing.is_empty() {
             let flows = std::mem::take(&mut self.written);
-            if let Err(error) = snapshot::write(&path, &flows) {
+            if let Err(error) = snapshot::write(&path, snapshot::FLOWS, &flows) {
                 tracing::warn!("cannot write flows to {}: {error}", path.display());
             }
         }
@@ -489,10 +504,11 @@ impl Housekeeping {
             let receivers: Vec<_> = self.workers.iter().map(|worker| worker.export(usize::MAX)).collect();
             let flows: Vec<FlowRecord> =
                 receivers.iter().flat_map(|receiver| receiver.iter().flatten()).collect();
-            if let Err(error) = snapshot::write(&path, &flows) {
+            if let Err(error) = snapshot::write(&path, snapshot::FLOWS, &flows) {
                 tracing::warn!("cannot write flows to {}: {error}", path.display());
             }
         }
+        self.write_names_now();
         self.devices.detach_all();
         self.workers.iter_mut().for_each(Running::stop);
         drop(std::fs::remove_file(&self.settings.socket));

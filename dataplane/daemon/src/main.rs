@@ -7,6 +7,7 @@ mod devices;
 mod health;
 mod housekeeping;
 mod mirror;
+mod names;
 mod snapshot;
 mod status;
 mod steering;

@@ -8,9 +8,12 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use sluice_core::state::snapshot::FlowRecord;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-const MAGIC: &[u8; 8] = b"sluicefl";
+/// What kinds of files there are.
+pub const FLOWS: &[u8; 8] = b"sluicefl";
+pub const NAMES: &[u8; 8] = b"sluicenm";
 const VERSION: u32 = 1;
 /// Header: magic, version, checksum, count.
 const HEADER: usize = 20;
@@ -21,25 +24,25 @@ pub const PICKUP: Duration = Duration::from_secs(60);
 pub const EVERY: Duration = Duration::from_secs(2);
 
 /// Write all, next to the file first, so that there is always a whole one.
-pub fn write(path: &Path, flows: &[FlowRecord]) -> io::Result<()> {
-    let body = postcard::to_stdvec(flows).map_err(io::Error::other)?;
+pub fn write<T: Serialize>(path: &Path, magic: &[u8; 8], items: &[T]) -> io::Result<()> {
+    let body = postcard::to_stdvec(items).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(HEADER + body.len());
-    bytes.extend(MAGIC);
+    bytes.extend(magic);
     bytes.extend(VERSION.to_le_bytes());
     bytes.extend(crc32fast::hash(&body).to_le_bytes());
-    bytes.extend(u32::try_from(flows.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend(u32::try_from(items.len()).unwrap_or(u32::MAX).to_le_bytes());
     bytes.extend(body);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let beside = path.with_extension("new");
+    let beside = path.with_added_extension("new");
     fs::write(&beside, bytes)?;
     fs::rename(beside, path)
 }
 
 /// Read what the last process left. Nothing there is nothing; a damaged or foreign file is an error that costs the
 /// flows, not the start.
-pub fn read(path: &Path) -> io::Result<Vec<FlowRecord>> {
+pub fn read<T: DeserializeOwned>(path: &Path, magic: &[u8; 8]) -> io::Result<Vec<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -48,7 +51,7 @@ pub fn read(path: &Path) -> io::Result<Vec<FlowRecord>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
     let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(|| bad("too short for a snapshot"))?;
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    if !header.starts_with(MAGIC) || word(8) != VERSION {
+    if !header.starts_with(magic) || word(8) != VERSION {
         return Err(bad("not a snapshot of this version"));
     }
     if crc32fast::hash(body) != word(12) {
@@ -61,11 +64,12 @@ pub fn read(path: &Path) -> io::Result<Vec<FlowRecord>> {
 mod tests {
     use super::*;
     use sluice_core::flow_key::FlowKey;
+    use sluice_core::state::snapshot::FlowRecord;
 
     #[test]
     fn what_is_written_is_read_and_damage_is_noticed() {
         let path = std::env::temp_dir().join(format!("sluice-snapshot-{}", std::process::id()));
-        assert!(read(&path).unwrap().is_empty());
+        assert!(read::<FlowRecord>(&path, FLOWS).unwrap().is_empty());
         let ip = "::ffff:10.0.0.1".parse().unwrap();
         let key = FlowKey { src: ip, dst: ip, sport: 1, dport: 2, proto: 6, v4: true };
         let flow = FlowRecord {
@@ -82,13 +86,14 @@ mod tests {
             packets: [5, 6],
             bytes: [7, 8],
         };
-        write(&path, &[flow, flow]).unwrap();
-        assert_eq!(read(&path).unwrap(), vec![flow, flow]);
+        write(&path, FLOWS, &[flow, flow]).unwrap();
+        assert_eq!(read::<FlowRecord>(&path, FLOWS).unwrap(), vec![flow, flow]);
+        assert!(read::<FlowRecord>(&path, NAMES).is_err());
         let mut bytes = fs::read(&path).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         fs::write(&path, bytes).unwrap();
-        assert!(read(&path).is_err());
+        assert!(read::<FlowRecord>(&path, FLOWS).is_err());
         fs::remove_file(&path).unwrap();
     }
 }

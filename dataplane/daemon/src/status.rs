@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use sluice_core::tables::Tables;
+use sluice_run::answers::BOUNDS;
 use sluice_run::worker::Shown;
 use sluice_steer::Steer;
 use sluice_xsk::Copy;
@@ -132,7 +133,7 @@ fn worker(running: &Running) -> Value {
             "unasked": counters.dns.unasked,
             "waiting": dns_waiting,
             "lost": dns_waited.lost,
-            "waited": dns_waited.counts,
+            "waited": BOUNDS.iter().map(Some).chain([None]).zip(dns_waited.counts).collect::<Vec<_>>(),
             "waited_nanoseconds": dns_waited.nanoseconds,
         },
     });

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sluice_core::state::snapshot::FlowRecord;
-use sluice_core::tables::record::Change;
+use sluice_core::tables::record::{Change, Prefix};
 use sluice_core::time::Now;
 use sluice_core::watch::{Filter, Sighting};
 
@@ -29,10 +29,18 @@ pub enum ToDataplane {
     },
 }
 
+/// Patterns of DNS names, in the place of a prefix, that addresses were met for: they need an identity.
+pub type WantedSet = (Prefix, Vec<String>);
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToControl {
     Hello {
         version: u32,
+    },
+    /// Sets that need an identity. Right after the hello with all that are in use (`whole`), then as they are met.
+    Wanted {
+        sets: Vec<WantedSet>,
+        whole: bool,
     },
     /// Live on every worker, this many microseconds after the last piece came.
     Ack {
@@ -82,6 +90,10 @@ pub enum Question {
     Flows {
         limit: u32,
     },
+    /// Names that were learned, at most so many.
+    Names {
+        limit: u32,
+    },
     /// Show packets that fit, at most so many for at most so long. The number of this question is that of the watch.
     Watch {
         filter: Box<Filter>,
@@ -100,6 +112,8 @@ pub enum Answer {
     /// A JSON object; see `sluice status`.
     Status(String),
     Flows(Vec<FlowRecord>),
+    /// A JSON list; see `sluice names`.
+    Names(String),
     Failed(String),
     Done,
 }

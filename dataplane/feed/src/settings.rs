@@ -63,6 +63,9 @@ pub struct DataplaneSettings {
     /// Where flows are kept for the next process.
     #[serde(default)]
     pub snapshot: Option<PathBuf>,
+    /// Names that are known from the start (`tofqdns-pre-cache`).
+    #[serde(default)]
+    pub known_names: Option<PathBuf>,
     pub socket: PathBuf,
     /// Folder of pins, on a BPF file system.
     #[serde(default = "default_pins")]

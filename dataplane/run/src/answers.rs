@@ -23,8 +23,10 @@ const ADDRESSES: usize = 32;
 /// What one answer teaches.
 #[derive(Clone, Debug)]
 pub struct Lesson {
-    /// Who waits for it, if anybody does, and if this is the last piece of it.
+    /// Who waits for it, if anybody does; the last piece says so.
     pub ticket: Option<u64>,
+    /// More addresses of the same answer follow.
+    pub more: bool,
     pub name: Name,
     /// With the seconds that they hold.
     pub addresses: ArrayVec<(IpAddr, u32), ADDRESSES>,
@@ -154,7 +156,7 @@ impl Answers {
             let ticket = (waits && n == last).then_some(self.next);
             let addresses = piece.iter().copied().collect();
             // There is room: it was looked for.
-            let _ = self.lessons.push(Lesson { ticket, name: question.name, addresses });
+            let _ = self.lessons.push(Lesson { ticket, more: n < last, name: question.name, addresses });
         }
         self.rang = false;
         if waits { Taught::Wait(self.next) } else { Taught::Free }

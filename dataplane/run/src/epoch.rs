@@ -118,7 +118,7 @@ impl Publisher {
     fn standby(&mut self) -> &mut Tables {
         let asked = Instant::now();
         while Arc::strong_count(&self.standby) > 1 && asked.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_micros(20));
+            pause(asked.elapsed());
         }
         // A worker that is stuck costs a copy, not a wait.
         Arc::make_mut(&mut self.standby)
@@ -137,9 +137,18 @@ impl Publisher {
             if asked.elapsed() > most {
                 return false;
             }
-            std::thread::sleep(Duration::from_micros(20));
+            pause(asked.elapsed());
         }
         true
+    }
+}
+
+/// Workers answer within microseconds, or not for a while: a sleep takes as long as its timer's slack, which is more.
+fn pause(waited: Duration) {
+    if waited < Duration::from_micros(50) {
+        std::hint::spin_loop();
+    } else {
+        std::thread::sleep(Duration::from_micros(20));
     }
 }
 

@@ -36,8 +36,8 @@ pub enum Idle {
 
 /// Empty turns before an adaptive worker sleeps: some tens of microseconds.
 const EMPTY_TURNS: u32 = 256;
-/// Empty turns with a DNS answer waiting before the worker sleeps between looks: a millisecond or so.
-const SHORT_WAIT: u32 = 2000;
+/// Empty turns with a DNS answer waiting before the worker sleeps between looks: some hundred microseconds.
+const SHORT_WAIT: u32 = 500;
 /// A sleeping worker still looks at commands and time this often.
 const NAP: Duration = Duration::from_millis(5);
 /// Packets of the gateway itself that are sent in one turn.
@@ -388,10 +388,10 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// An answer that waits is let go by another thread, within microseconds if all is well: leave it the core.
+    /// An answer that waits is let go by another thread, within microseconds if all is well: it is worth to stay awake.
     fn wait_for_release(&mut self) {
         if self.empty_turns < SHORT_WAIT {
-            std::thread::yield_now();
+            std::hint::spin_loop();
         } else {
             self.tables.park();
             self.io.wait(Duration::from_millis(1));

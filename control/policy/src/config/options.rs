@@ -1,5 +1,7 @@
 //! The options of policy and services, each under Cilium's name.
 
+use std::path::PathBuf;
+
 use sluice_core::tables::maglev;
 use sluice_core::tables::record::{Prefix, Settings};
 
@@ -39,8 +41,10 @@ pub struct Options {
     pub topology: bool,
     /// Services with this `service.kubernetes.io/service-proxy-name` are ours; empty: those without.
     pub proxy_name: String,
-    /// Seconds that a learned name lives at least.
-    pub tofqdns_min_ttl: u32,
+    /// Names that are known before anybody asks: a file in Cilium's form.
+    pub tofqdns_pre_cache: Option<PathBuf>,
+    /// The dataplane learns names (the live gateway), not this engine.
+    pub names_elsewhere: bool,
     /// Pods may always be reached from their own node.
     pub allow_localhost: bool,
     /// Which labels tell identities apart.
@@ -79,7 +83,8 @@ impl Default for Options {
             node_port_addresses: Vec::new(),
             topology: false,
             proxy_name: String::new(),
-            tofqdns_min_ttl: 0,
+            tofqdns_pre_cache: None,
+            names_elsewhere: false,
             allow_localhost: true,
             filter: Filter::default(),
             ipv4: true,
@@ -92,7 +97,7 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 21] = [
+pub const OPTIONS: [(&str, &str); 27] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
     ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
@@ -114,6 +119,21 @@ pub const OPTIONS: [(&str, &str); 21] = [
     ("bpf-lb-external-clusterip", "ClusterIPs may be used from outside: true or false"),
     ("bpf-lb-source-range-all-types", "loadBalancerSourceRanges bind all types of frontends: true or false"),
     ("tofqdns-min-ttl", "Seconds that a name learned from DNS lives at least"),
+    (
+        "tofqdns-endpoint-max-ip-per-hostname",
+        "Addresses of one name at most; those that would end first make room",
+    ),
+    (
+        "tofqdns-max-deferred-connection-deletes",
+        "Addresses at most that are kept for their flows alone, when their time is over",
+    ),
+    ("tofqdns-idle-connection-grace-period", "Seconds that an address outlives its last flow by"),
+    (
+        "tofqdns-proxy-response-max-delay",
+        "Milliseconds that a DNS answer waits at most for its addresses to be known everywhere; then it is dropped",
+    ),
+    ("tofqdns-dns-reject-response-code", "How DNS queries are refused: refused or nameError"),
+    ("tofqdns-pre-cache", "File of names that are known from the start, as Cilium's agent writes them"),
     ("labels", "Labels that tell identities apart, beside the usual: k8s:app !k8s:run-.*"),
     ("enable-ipv4", "There is IPv4: true or false"),
     (
@@ -138,6 +158,32 @@ pub const OPTIONS: [(&str, &str); 21] = [
 ];
 
 impl Options {
+    /// What holds for names learned from DNS.
+    fn set_names(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let number =
+            |what: &str| value.parse().map_err(|_| format!("{name} must be a number of {what}, not {value}"));
+        let dns = &mut self.settings.dns;
+        match name {
+            "tofqdns-min-ttl" => dns.min_ttl = number("seconds")?,
+            "tofqdns-endpoint-max-ip-per-hostname" => dns.most_per_name = number("addresses")?.max(1),
+            "tofqdns-max-deferred-connection-deletes" => dns.most_lingering = number("addresses")?,
+            "tofqdns-idle-connection-grace-period" => dns.idle_grace = duration(name, value, "s", 1.0)?,
+            "tofqdns-proxy-response-max-delay" => dns.max_delay = duration(name, value, "ms", 1000.0)?,
+            "tofqdns-dns-reject-response-code" => {
+                dns.name_error = match value {
+                    "refused" => false,
+                    "nameError" => true,
+                    _ => return Err(format!("{name} must be refused or nameError, not {value}")),
+                }
+            }
+            "tofqdns-pre-cache" => {
+                self.tofqdns_pre_cache = Some(PathBuf::from(value)).filter(|_| !value.is_empty());
+            }
+            _ => return Err(format!("there is no option {name}; `sluice config options` lists them")),
+        }
+        Ok(())
+    }
+
     /// Set one option by its name.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let flag = || value.parse().map_err(|_| format!("{name} must be true or false, not {value}"));
@@ -167,10 +213,7 @@ impl Options {
             "bpf-lb-rss-ipv6-src-cidr" => self.tunnel_source(name, value, false)?,
             "bpf-lb-external-clusterip" => self.external_clusterip = flag()?,
             "bpf-lb-source-range-all-types" => self.source_range_all_types = flag()?,
-            "tofqdns-min-ttl" => {
-                self.tofqdns_min_ttl =
-                    value.parse().map_err(|_| format!("{name} must be a number of seconds, not {value}"))?;
-            }
+            _ if name.starts_with("tofqdns-") => self.set_names(name, value)?,
             "labels" => self.filter = Filter::new(value)?,
             "enable-ipv4" => self.ipv4 = flag()?,
             "enable-ipv6" => self.ipv6 = flag()?,
@@ -205,5 +248,37 @@ impl Options {
         self.settings.tunnel_sources.retain(|known| known.addr.is_ipv4() != v4);
         self.settings.tunnel_sources.push(found);
         Ok(())
+    }
+}
+
+/// A time as Go writes it (`100ms`, `1.5s`, `2m`), or a plain number of `unit`; in units, of which a second has so many.
+fn duration(name: &str, value: &str, unit: &str, per_second: f64) -> Result<u32, String> {
+    let wrong = || format!("{name} must be a time like 100{unit}, not {value}");
+    let split = value.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(value.len());
+    let (count, written) = value.split_at(split);
+    let seconds = match if written.is_empty() { unit } else { written } {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let units = count.parse::<f64>().map_err(|_| wrong())? * seconds * per_second;
+    if !(0.0..=1e9).contains(&units) {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "looked at just above")]
+    Ok(units.round() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_go_writes_them() {
+        let read = |value| duration("x", value, "ms", 1000.0);
+        assert_eq!((read("100ms"), read("250"), read("1.5s")), (Ok(100), Ok(250), Ok(1500)));
+        assert!(read("soon").is_err() && read("1y").is_err() && read("-1s").is_err());
     }
 }

@@ -107,7 +107,7 @@ impl Engine {
         slot
     }
 
-    fn slot(&mut self, key: Key) -> u32 {
+    pub(super) fn slot(&mut self, key: Key) -> u32 {
         if let Some(slot) = self.slots.find(&key) {
             return slot;
         }
@@ -145,7 +145,7 @@ impl Engine {
         slot.into_iter().for_each(|slot| self.release(slot));
     }
 
-    fn release(&mut self, id: u32) {
+    pub(super) fn release(&mut self, id: u32) {
         let Some(slot) = self.slots.all.get_mut(id) else { return };
         slot.users -= 1;
         if slot.users > 0 || matches!(slot.key.role, Role::Reserved { .. }) {
@@ -349,6 +349,7 @@ impl Engine {
         let inside = |own: &Prefix| {
             own.addr.is_ipv4() == prefix.addr.is_ipv4() && masked(own.addr, prefix.len) == prefix.addr
         };
+        self.names_inside(prefix);
         let claims = self.addresses.claims.range(start..).map(|(own, _)| *own).take_while(inside);
         self.touched.labels.extend(claims.filter(|own| own.len >= prefix.len));
     }
@@ -356,6 +357,15 @@ impl Engine {
     pub(super) fn use_prefix(&mut self, prefix: Prefix) {
         *self.addresses.used.entry(prefix).or_default() += 1;
         self.touched.labels.insert(prefix);
+        self.names_inside(prefix);
+    }
+
+    /// Addresses of names in this prefix may lie in the place of another now.
+    fn names_inside(&mut self, prefix: Prefix) {
+        let own = self.names_of.range(prefix.addr..).map(|(ip, _)| *ip);
+        let inside = own
+            .take_while(|ip| ip.is_ipv4() == prefix.addr.is_ipv4() && masked(*ip, prefix.len) == prefix.addr);
+        self.touched.labels.extend(inside.map(host));
     }
 
     pub(super) fn release_prefix(&mut self, prefix: Prefix) {
@@ -366,6 +376,7 @@ impl Engine {
             }
         }
         self.touched.labels.insert(prefix);
+        self.names_inside(prefix);
     }
 
     pub(super) fn set_name(&mut self, name: String, addresses: Vec<IpAddr>) {
@@ -392,11 +403,13 @@ impl Engine {
 
     pub(super) fn pattern_came(&mut self, pattern: &str) {
         self.addresses.patterns.insert(pattern.to_owned());
+        self.patterns.select(pattern, true);
         self.pattern_touched(pattern);
     }
 
     pub(super) fn pattern_went(&mut self, pattern: &str) {
         self.addresses.patterns.remove(pattern);
+        self.patterns.select(pattern, false);
         self.pattern_touched(pattern);
     }
 
@@ -413,19 +426,12 @@ impl Engine {
     /// Give prefixes their labels anew.
     pub(super) fn relabel(&mut self) {
         while let Some(prefix) = self.touched.labels.pop_first() {
+            self.patterns.stale = true;
             if prefix.len == 0 {
                 continue;
             }
-            match self.prefix_labels(prefix) {
-                Some(labels) => {
-                    let key = Key {
-                        labels,
-                        node_labels: None,
-                        prefixes: vec![prefix],
-                        ports: Vec::new(),
-                        role: Role::Prefix,
-                        audit: false,
-                    };
+            match self.prefix_key(prefix) {
+                Some(key) => {
                     let slot = self.slot(key);
                     self.claim(prefix, Owner::Prefix, slot);
                 }
@@ -434,22 +440,44 @@ impl Engine {
         }
     }
 
-    /// `None`: nobody speaks of this prefix.
-    fn prefix_labels(&self, prefix: Prefix) -> Option<LabelSet> {
+    /// What a prefix is told apart by. An address of names is what its names' patterns say, in the place of the prefix that
+    /// it lies in; so all addresses of the same patterns there are one. `None`: nobody speaks of it.
+    fn prefix_key(&self, prefix: Prefix) -> Option<Key> {
+        let own = self.base_labels(prefix);
+        let fitting = self.fitting_patterns(prefix);
+        let (place, mut labels) = match own {
+            Some(labels) => (prefix, labels),
+            None if fitting.is_empty() => return None,
+            None => (0..prefix.len).rev().find_map(|len| {
+                let outer = Prefix { addr: masked(prefix.addr, len), len };
+                Some((outer, self.base_labels(outer)?))
+            })?,
+        };
+        labels.extend(fitting.into_iter().map(|pattern| Label::new("fqdn", pattern, "")));
+        Some(Key {
+            labels,
+            node_labels: None,
+            prefixes: vec![place],
+            ports: Vec::new(),
+            role: Role::Prefix,
+            audit: false,
+        })
+    }
+
+    /// The patterns that fit the names of an address.
+    fn fitting_patterns(&self, prefix: Prefix) -> BTreeSet<&str> {
+        let names = self.names_of.get(&prefix.addr).filter(|_| host(prefix.addr) == prefix);
+        let fits = |pattern: &&String| names.into_iter().flatten().any(|name| fqdn::fits(pattern, name));
+        self.addresses.patterns.iter().filter(fits).map(String::as_str).collect()
+    }
+
+    /// The labels of a prefix but for names. `None`: nobody speaks of it.
+    pub(super) fn base_labels(&self, prefix: Prefix) -> Option<LabelSet> {
         let mut labels = prefix_labels(prefix, self.world(prefix.addr.is_ipv4()));
-        let mut is_used = self.addresses.used.contains_key(&prefix);
-        if host(prefix.addr) == prefix {
-            let names = self.names_of.get(&prefix.addr).into_iter().flatten();
-            for name in names {
-                for pattern in self.addresses.patterns.iter().filter(|pattern| fqdn::fits(pattern, name)) {
-                    labels.insert(Label::new("fqdn", pattern, ""));
-                    is_used = true;
-                }
-            }
-            if self.api_servers.contains(&prefix.addr) {
-                labels.insert(Label::reserved("kube-apiserver"));
-                is_used = true;
-            }
+        let mut is_used = prefix.len == 0 || self.addresses.used.contains_key(&prefix);
+        if host(prefix.addr) == prefix && self.api_servers.contains(&prefix.addr) {
+            labels.insert(Label::reserved("kube-apiserver"));
+            is_used = true;
         }
         for len in 0..=prefix.len {
             let outer = Prefix { addr: masked(prefix.addr, len), len };
@@ -461,7 +489,7 @@ impl Engine {
     }
 }
 
-fn everything(v4: bool) -> Prefix {
+pub(super) fn everything(v4: bool) -> Prefix {
     let addr = if v4 { IpAddr::from([0_u8; 4]) } else { IpAddr::from([0_u16; 8]) };
     Prefix { addr, len: 0 }
 }

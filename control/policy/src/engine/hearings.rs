@@ -1,6 +1,6 @@
 //! Hearings: who is to be asked about what is said above ports, once a flow is allowed so far.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use sluice_core::tables::record::{PeerSetId, RuleId};
@@ -23,11 +23,13 @@ pub type Hearing = Vec<Heard>;
 pub(crate) struct Hearings {
     all: Numbered<(Hearing, u32)>,
     known: HashMap<Hearing, u32>,
+    /// Those that came or went since somebody looked.
+    touched: BTreeSet<u32>,
 }
 
 impl Hearings {
     pub(crate) fn new() -> Self {
-        Self { all: Numbered::starting_at(0), known: HashMap::new() }
+        Self { all: Numbered::starting_at(0), known: HashMap::new(), touched: BTreeSet::new() }
     }
 
     /// The number of this hearing, with one more user.
@@ -40,6 +42,7 @@ impl Hearings {
         }
         let id = self.all.add((hearing.clone(), 1));
         self.known.insert(hearing, id);
+        self.touched.insert(id);
         id
     }
 
@@ -50,7 +53,12 @@ impl Hearings {
             && let Some((hearing, _)) = self.all.remove(id)
         {
             self.known.remove(&hearing);
+            self.touched.insert(id);
         }
+    }
+
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.touched)
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&Hearing> {

@@ -44,6 +44,7 @@ impl Engine {
         }
         // Rules that went may have left prefixes that nobody speaks of any more.
         self.relabel();
+        self.place_names();
         for slot in std::mem::take(&mut self.touched.subjects) {
             self.classify(slot);
         }
@@ -51,6 +52,10 @@ impl Engine {
             self.tell_slot(slot, &mut changes);
         }
         self.tell_addresses(&mut changes);
+        self.tell_names(&mut changes);
+        if self.settings.names_elsewhere {
+            self.tell_sets(&mut changes);
+        }
         let mut all = std::mem::take(&mut self.touched.gone);
         all.append(&mut changes);
         all
@@ -61,7 +66,7 @@ impl Engine {
         let identities = self.slots.all.iter();
         let identities = identities.map(|(id, slot)| Change::Identity(IdentitySlot(id), slot.told.clone()));
         let classes = self.classes.iter().map(|(id, class)| Change::Class(ClassId(id), class.told.clone()));
-        identities.chain(classes).chain(self.all_addresses()).collect()
+        identities.chain(classes).chain(self.all_addresses()).chain(self.patterns.snapshot()).collect()
     }
 
     fn tell_slot(&mut self, id: u32, changes: &mut Vec<Change>) {

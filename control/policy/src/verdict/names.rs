@@ -68,7 +68,7 @@ impl Judge {
             None | Some(Value::Null) => None,
             Some(ttl) => {
                 let seconds = ttl.as_f64().filter(|ttl| *ttl >= 0.0).ok_or("learn.ttl must be seconds")?;
-                Some(seconds.max(f64::from(self.compiled.options.tofqdns_min_ttl)))
+                Some(seconds.max(f64::from(self.compiled.options.settings.dns.min_ttl)))
             }
         };
         let name = fqdn::normal(name);

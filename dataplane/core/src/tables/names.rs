@@ -78,7 +78,7 @@ pub enum Heard {
 }
 
 impl Names {
-    pub(super) fn set_pattern(&mut self, id: PatternId, pattern: Option<&Pattern>) {
+    pub fn set_pattern(&mut self, id: PatternId, pattern: Option<&Pattern>) {
         let index = id.0 as usize;
         if index >= self.patterns.len() {
             self.patterns.resize_with(index + 1, || None);

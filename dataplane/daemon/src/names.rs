@@ -1,0 +1,455 @@
+//! Whoever learns names: takes lessons from the workers, gives addresses their identities, and lets answers go.
+//!
+//! Control says beforehand which identities stand for the addresses of names (for each set of patterns, in the place of
+//! each prefix), so that an answer needs nobody but this thread: what it teaches is published at once, also while control
+//! is away. A set of patterns that nobody has met yet is asked of control; until it answers the address has an identity
+//! of fewer patterns, and the answers that need more wait, not for ever.
+
+pub mod book;
+mod index;
+pub mod store;
+pub mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use sluice_core::dns::Name;
+use sluice_core::tables::record::{Change, IdentitySlot, Named, PatternId, Prefix};
+use sluice_core::time::Now;
+use sluice_feed::message::WantedSet;
+use sluice_run::answers::{Lesson, Release};
+
+use book::{Book, Shown};
+use index::{Index, host};
+
+/// Answers that wait for control, at most.
+const MOST_WAITING: usize = 4096;
+/// Sets of patterns that control was asked for and has not told yet.
+const MOST_WANTED: usize = 4096;
+/// Pairs that end, a turn.
+const EXPIRE_A_TURN: usize = 512;
+
+#[derive(Debug)]
+struct Waiting {
+    worker: usize,
+    ticket: u64,
+    patterns: Box<[PatternId]>,
+    addresses: Vec<IpAddr>,
+    since: Now,
+}
+
+#[derive(Debug, Default)]
+pub struct Learning {
+    pub book: Book,
+    index: Index,
+    /// What was published of addresses.
+    learned: HashMap<IpAddr, IdentitySlot>,
+    touched: BTreeSet<IpAddr>,
+    /// Addresses that are to be told again even if they seem to be what they were.
+    forced: BTreeSet<IpAddr>,
+    failed: BTreeSet<IpAddr>,
+    /// Control has spoken.
+    told: bool,
+    wanted: BTreeMap<Named, BTreeSet<IpAddr>>,
+    /// Not asked of control yet.
+    to_ask: Vec<WantedSet>,
+    waiting: VecDeque<Waiting>,
+    /// Addresses of an answer whose last piece has not come, by worker.
+    pieces: HashMap<usize, Vec<IpAddr>>,
+    pub lost: u64,
+}
+
+impl Learning {
+    /// What a worker learned. `releases` are for whom waits for it, once all changes are live.
+    pub fn hear(&mut self, worker: usize, lesson: &Lesson, now: Now) {
+        let index = &self.index;
+        for pair in &lesson.addresses {
+            self.book.learn(&lesson.name, |name| index.asking(name), *pair, now, &mut self.touched);
+        }
+        let addresses = lesson.addresses.iter().map(|(ip, _)| *ip);
+        self.pieces.entry(worker).or_default().extend(addresses);
+        if lesson.more {
+            return;
+        }
+        let addresses = self.pieces.remove(&worker).unwrap_or_default();
+        if let Some(ticket) = lesson.ticket {
+            let patterns = index.asking(&lesson.name);
+            self.waiting.push_back(Waiting { worker, ticket, patterns, addresses, since: now });
+        }
+    }
+
+    /// A name from before.
+    pub fn remember(&mut self, (name, ip, holds): &(Name, IpAddr, u32), now: Now) {
+        let index = &self.index;
+        self.book.learn(name, |name| index.asking(name), (*ip, *holds), now, &mut self.touched);
+    }
+
+    /// These could not be published: they are to be tried again with what control says next.
+    pub fn unpublished(&mut self, changes: &[Change]) {
+        let addresses = changes.iter().filter_map(|change| {
+            if let Change::Learned(prefix, _) = change { Some(prefix.addr) } else { None }
+        });
+        self.failed.extend(addresses);
+    }
+
+    /// What control said last was refused: this is what holds.
+    pub fn start_over(&mut self, told: &[Change]) {
+        self.index = Index::default();
+        self.failed.extend(self.learned.keys());
+        self.take(told);
+    }
+
+    /// What control says: addresses may need other identities.
+    pub fn take(&mut self, changes: &[Change]) {
+        self.told = true;
+        let meaning = self.index.take(changes);
+        self.forced.append(&mut self.failed);
+        for change in changes {
+            if let Change::Settings(settings) = change {
+                self.book.limits = settings.dns;
+            }
+        }
+        for prefix in meaning.prefixes {
+            if prefix == host(prefix.addr) {
+                self.forced.insert(prefix.addr);
+                continue;
+            }
+            let inside = self.book.addresses_from(prefix.addr);
+            self.touched.extend(inside.take_while(|ip| index::is_within(*ip, prefix)));
+        }
+        if meaning.patterns {
+            let index = &self.index;
+            self.book.match_again(|name| index.asking(name), &mut self.touched);
+        }
+        for named in meaning.came {
+            self.touched.extend(self.wanted.get(&named).into_iter().flatten());
+        }
+        if meaning.all || meaning.patterns {
+            self.wanted.clear();
+            self.touched.extend(self.learned.keys());
+            let first = IpAddr::from([0, 0, 0, 0]);
+            self.touched.extend(self.book.addresses_from(first));
+        }
+    }
+
+    /// Let time pass, a bounded step.
+    pub fn turn(&mut self, now: Now) {
+        // Before control has spoken nobody knows which names are asked for.
+        if self.told {
+            self.book.expire(now, EXPIRE_A_TURN, &mut self.touched);
+        }
+    }
+
+    /// Nobody needs these any more.
+    pub fn forget(&mut self, ip: IpAddr) {
+        self.book.forget(ip, &mut self.touched);
+    }
+
+    /// What must be published for what was learned, heard and forgotten since.
+    pub fn changes(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let forced = std::mem::take(&mut self.forced);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.extend(&forced);
+        for ip in touched {
+            let before = self.learned.get(&ip).copied();
+            let own = self.own(ip, before);
+            match own {
+                Some(slot) => self.learned.insert(ip, slot),
+                None => self.learned.remove(&ip),
+            };
+            let unknown = before.is_none() && own.is_none();
+            if !unknown && (before != own || forced.contains(&ip)) {
+                changes.push(Change::Learned(host(ip), own.or_else(|| self.index.told(ip))));
+            }
+        }
+        changes
+    }
+
+    /// The identity of an address by its names; nothing where it has none, or keeps its own.
+    fn own(&mut self, ip: IpAddr, before: Option<IdentitySlot>) -> Option<IdentitySlot> {
+        let patterns = self.book.patterns_of(ip);
+        let (prefix, base) = self.index.base(ip).filter(|(_, base)| self.index.is_world(*base))?;
+        if patterns.is_empty() {
+            return None;
+        }
+        let named = Named { base, patterns };
+        if let Some(slot) = self.index.slot(&named) {
+            return Some(slot);
+        }
+        self.want(ip, prefix, &named);
+        // Fewer patterns allow less. Those that it had before are the best there are.
+        let fits = |slot: &IdentitySlot| {
+            let own = self.index.named(*slot);
+            own.is_some_and(|own| {
+                own.base == base && own.patterns.iter().all(|id| named.patterns.contains(id))
+            })
+        };
+        let single = |id: &PatternId| self.index.slot(&Named { base, patterns: vec![*id] });
+        before.filter(fits).or_else(|| named.patterns.iter().find_map(single))
+    }
+
+    fn want(&mut self, ip: IpAddr, prefix: Prefix, named: &Named) {
+        if let Some(addresses) = self.wanted.get_mut(named) {
+            addresses.insert(ip);
+        } else if self.wanted.len() < MOST_WANTED {
+            self.wanted.insert(named.clone(), BTreeSet::from([ip]));
+            self.to_ask.push((prefix, self.texts(&named.patterns)));
+        }
+    }
+
+    fn texts(&self, patterns: &[PatternId]) -> Vec<String> {
+        patterns.iter().map(|id| self.index.text(*id)).collect()
+    }
+
+    /// Sets that control is to be asked for now.
+    pub fn questions(&mut self) -> Vec<WantedSet> {
+        std::mem::take(&mut self.to_ask)
+    }
+
+    /// All sets of several patterns, or in the place of something: for a control process that has just come.
+    pub fn all_wanted(&mut self) -> Vec<WantedSet> {
+        self.to_ask.clear();
+        let mut sets = BTreeSet::new();
+        for (_, _, _, addresses) in self.book.names_from(0) {
+            for Shown { ip, .. } in addresses {
+                let patterns = self.book.patterns_of(ip);
+                if let Some((prefix, base)) = self.index.base(ip).filter(|_| !patterns.is_empty())
+                    && self.index.is_world(base)
+                    && (patterns.len() > 1 || prefix.len > 0)
+                    && sets.len() < MOST_WANTED
+                {
+                    sets.insert((prefix, self.texts(&patterns)));
+                }
+            }
+        }
+        sets.into_iter().collect()
+    }
+
+    /// Who may go now that everything is live, and who has waited too long.
+    pub fn releases(&mut self, now: Now, live: bool) -> Vec<(usize, Release)> {
+        let most = u64::from(self.book.limits.max_delay) * (Now::SECOND / 1000);
+        let mut done = Vec::new();
+        let mut left = VecDeque::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let known = live && waiting.addresses.iter().all(|ip| self.is_known(*ip, &waiting.patterns));
+            let late = now.0.saturating_sub(waiting.since.0) > most || left.len() >= MOST_WAITING;
+            if known || late {
+                self.lost += u64::from(!known);
+                done.push((waiting.worker, Release { ticket: waiting.ticket, known }));
+            } else {
+                left.push_back(waiting);
+            }
+        }
+        self.waiting = left;
+        done
+    }
+
+    /// Does the address have an identity of all these patterns, or one that names do not touch?
+    fn is_known(&self, ip: IpAddr, patterns: &[PatternId]) -> bool {
+        match self.learned.get(&ip).and_then(|slot| self.index.named(*slot)) {
+            Some(named) => patterns.iter().all(|id| named.patterns.contains(id)),
+            None => {
+                patterns.is_empty() || self.index.base(ip).is_none_or(|(_, base)| !self.index.is_world(base))
+            }
+        }
+    }
+
+    /// For `sluice names`: at most so many names.
+    pub fn show(&self, now: Now, most: usize) -> Value {
+        let names = self.book.names_from(0).take(most);
+        names
+            .map(|(_, name, patterns, addresses)| {
+                let addresses: Vec<Value> = addresses
+                    .map(|pair| {
+                        json!({
+                            "ip": pair.ip,
+                            "expires_in_seconds": pair.until.saturating_sub(now.0) / Now::SECOND,
+                            "lingers": pair.lingers,
+                        })
+                    })
+                    .collect();
+                let longest = |field: &str| addresses.iter().filter_map(|pair| pair[field].as_u64()).max();
+                let ips: Vec<&Value> = addresses.iter().map(|pair| &pair["ip"]).collect();
+                json!({
+                    "name": name.to_string(),
+                    "selectors": self.texts(patterns),
+                    "addresses": ips,
+                    "expires_in_seconds": longest("expires_in_seconds"),
+                    "entries": addresses,
+                })
+            })
+            .collect()
+    }
+
+    pub fn status(&self) -> Value {
+        let (names, addresses, lingering) = self.book.counts();
+        json!({
+            "names": names,
+            "addresses": addresses,
+            "lingering": lingering,
+            "allowed": self.learned.len(),
+            "evicted": self.book.evicted,
+            "waiting_for_control": self.waiting.len(),
+            "lost": self.lost,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrayvec::ArrayVec;
+    use sluice_core::tables::record::{Identity, Pattern, Settings};
+
+    const WORLD: IdentitySlot = IdentitySlot(1);
+    const POD: IdentitySlot = IdentitySlot(2);
+
+    struct Lab(Learning, Now);
+
+    fn ip(n: u8) -> IpAddr {
+        IpAddr::from([198, 51, 100, n])
+    }
+
+    fn named(slot: u32, base: IdentitySlot, patterns: &[u32]) -> [Change; 2] {
+        let patterns = patterns.iter().map(|id| PatternId(*id)).collect();
+        let identity = Identity { number: slot, world: true, ..Identity::default() };
+        [
+            Change::Identity(IdentitySlot(slot), Some(identity)),
+            Change::Named(IdentitySlot(slot), Some(Named { base, patterns })),
+        ]
+    }
+
+    impl Lab {
+        /// Patterns 1 (`*.a.io`) and 2 (`x.*.io`), each with an identity in the place of the world, and a pod.
+        fn new() -> Self {
+            let pattern = |text: &str| Some(Pattern { text: text.to_owned(), selects: true });
+            let world = Identity { number: 9, world: true, ..Identity::default() };
+            let everything = Prefix { addr: IpAddr::from([0, 0, 0, 0]), len: 0 };
+            let mut changes = vec![
+                Change::Settings(Settings::default()),
+                Change::Identity(WORLD, Some(world)),
+                Change::Identity(POD, Some(Identity { number: 500, ..Identity::default() })),
+                Change::Address(everything, Some(WORLD)),
+                Change::Address(host(ip(200)), Some(POD)),
+                Change::Pattern(PatternId(1), pattern("*.a.io.")),
+                Change::Pattern(PatternId(2), pattern("x.*.io.")),
+            ];
+            changes.extend(named(11, WORLD, &[1]));
+            changes.extend(named(12, WORLD, &[2]));
+            let mut lab = Self(Learning::default(), Now(Now::SECOND));
+            lab.0.take(&changes);
+            assert!(lab.0.changes().is_empty());
+            lab
+        }
+
+        /// An answer; what is to be published for it.
+        fn answer(&mut self, ticket: u64, name: &str, n: u8) -> Vec<Change> {
+            let mut addresses = ArrayVec::new();
+            addresses.push((ip(n), 60));
+            let name = Name::parse(name).unwrap();
+            self.0.hear(0, &Lesson { ticket: Some(ticket), more: false, name, addresses }, self.1);
+            self.0.changes()
+        }
+
+        fn released(&mut self) -> Vec<(u64, bool)> {
+            self.0.releases(self.1, true).iter().map(|(_, release)| (release.ticket, release.known)).collect()
+        }
+
+        fn later(&mut self, milliseconds: u64) {
+            self.1 = Now(self.1.0 + milliseconds * 1_000_000);
+        }
+    }
+
+    fn learned(n: u8, slot: u32) -> Change {
+        Change::Learned(host(ip(n)), Some(IdentitySlot(slot)))
+    }
+
+    #[test]
+    fn an_answer_needs_nobody_where_its_patterns_have_an_identity() {
+        let mut lab = Lab::new();
+        assert_eq!(lab.answer(1, "www.a.io", 1), [learned(1, 11)]);
+        assert_eq!(lab.released(), [(1, true)]);
+        assert_eq!(lab.answer(2, "www.a.io", 1), [], "the same again changes nothing");
+        assert_eq!(lab.released(), [(2, true)]);
+        assert!(lab.0.questions().is_empty());
+    }
+
+    #[test]
+    fn a_set_that_nobody_met_is_asked_of_control_and_waited_for() {
+        let mut lab = Lab::new();
+        assert_eq!(lab.answer(1, "x.a.io", 1), [learned(1, 11)], "fewer patterns until then");
+        assert_eq!(lab.released(), []);
+        let everything = Prefix { addr: IpAddr::from([0, 0, 0, 0]), len: 0 };
+        let set = (everything, vec!["*.a.io.".to_owned(), "x.*.io.".to_owned()]);
+        assert_eq!(lab.0.questions(), std::slice::from_ref(&set));
+        assert_eq!(lab.answer(2, "x.a.io", 1), []);
+        assert!(lab.0.questions().is_empty(), "asked once");
+        lab.0.take(&named(13, WORLD, &[1, 2]));
+        assert_eq!(lab.0.changes(), [learned(1, 13)]);
+        assert_eq!(lab.released(), [(1, true), (2, true)]);
+        assert_eq!(lab.0.all_wanted(), [set]);
+    }
+
+    #[test]
+    fn what_control_never_says_is_not_waited_for_for_ever() {
+        let mut lab = Lab::new();
+        lab.answer(1, "x.a.io", 1);
+        lab.later(99);
+        assert_eq!(lab.released(), []);
+        lab.later(2);
+        assert_eq!(lab.released(), [(1, false)]);
+        assert_eq!(lab.0.lost, 1);
+        // Other names of the address go on.
+        lab.answer(2, "www.a.io", 1);
+        assert_eq!(lab.released(), [(2, true)]);
+    }
+
+    #[test]
+    fn pods_keep_their_own_identity_and_give_it_back() {
+        let mut lab = Lab::new();
+        assert_eq!(lab.answer(1, "www.a.io", 200), []);
+        assert_eq!(lab.released(), [(1, true)]);
+        // The pod goes: its address is the name's. It comes back: it is the pod's again.
+        lab.0.take(&[Change::Address(host(ip(200)), None)]);
+        assert_eq!(lab.0.changes(), [learned(200, 11)]);
+        lab.0.take(&[Change::Address(host(ip(200)), Some(POD))]);
+        assert_eq!(lab.0.changes(), [learned(200, POD.0)]);
+    }
+
+    #[test]
+    fn a_prefix_that_rules_name_is_another_place() {
+        let mut lab = Lab::new();
+        lab.answer(1, "www.a.io", 1);
+        let net = Prefix { addr: IpAddr::from([198, 51, 100, 0]), len: 24 };
+        let cidr = Identity { number: 20, world: true, ..Identity::default() };
+        lab.0.take(&[
+            Change::Identity(IdentitySlot(20), Some(cidr)),
+            Change::Address(net, Some(IdentitySlot(20))),
+        ]);
+        assert_eq!(lab.0.changes(), [Change::Learned(host(ip(1)), None)]);
+        assert_eq!(lab.0.questions(), [(net, vec!["*.a.io.".to_owned()])]);
+        lab.0.take(&named(21, IdentitySlot(20), &[1]));
+        assert_eq!(lab.0.changes(), [learned(1, 21)]);
+    }
+
+    #[test]
+    fn a_pattern_that_goes_takes_its_names_along() {
+        let mut lab = Lab::new();
+        lab.answer(1, "www.a.io", 1);
+        lab.answer(2, "x.b.io", 2);
+        let gone = [
+            Change::Pattern(PatternId(1), None),
+            Change::Named(IdentitySlot(11), None),
+            Change::Identity(IdentitySlot(11), None),
+        ];
+        lab.0.take(&gone);
+        assert_eq!(lab.0.changes(), [Change::Learned(host(ip(1)), None)]);
+        // The last process's names are known before control speaks, and count when it does.
+        let mut next = Learning::default();
+        next.remember(&(Name::parse("x.b.io").unwrap(), ip(2), 0), Now(Now::SECOND));
+        next.turn(Now(9 * Now::SECOND));
+        assert_eq!(next.book.counts(), (1, 1, 0));
+    }
+}
