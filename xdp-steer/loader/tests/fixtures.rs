@@ -38,6 +38,13 @@ const RULES: [(&str, u8, u32); 9] = [
 ];
 const PORTS: [(u16, u16); 2] = [(30_000, 32_767), (40_000, 40_100)];
 
+/// The ports of the ranges among 32, a bit each.
+fn port_word(index: u32) -> u32 {
+    let is_ours =
+        |port: u32| PORTS.iter().any(|(first, last)| (u32::from(*first)..=u32::from(*last)).contains(&port));
+    (0..32).filter(|bit| is_ours(index * 32 + bit)).fold(0, |word, bit| word | 1 << bit)
+}
+
 fn rules() -> BTreeMap<Rule, u32> {
     RULES.iter().map(|(ip, len, flags)| (Rule::new(ip.parse().unwrap(), *len), *flags)).collect()
 }
@@ -63,9 +70,9 @@ impl Program {
         for (rule, flags) in rules() {
             trie.insert(&Key::new(rule.prefix_len, rule.address), flags, 0).unwrap();
         }
-        for (index, (first, last)) in PORTS.iter().enumerate() {
-            let mut words: Array<_, u32> = Array::try_from(ebpf.map_mut(layout::PORTS).unwrap()).unwrap();
-            words.set(index as u32, u32::from(*first) << 16 | u32::from(*last), 0).unwrap();
+        let mut words: Array<_, u32> = Array::try_from(ebpf.map_mut(layout::PORTS).unwrap()).unwrap();
+        for index in 0..layout::PORT_WORDS {
+            words.set(index, port_word(index), 0).unwrap();
         }
         Some(Self(ebpf))
     }
@@ -258,7 +265,7 @@ impl Rules for Host<'_> {
             .map(|(_, flags)| *flags)
     }
     fn ports(&self, index: u32) -> u32 {
-        PORTS.get(index as usize).map_or(0, |(first, last)| u32::from(*first) << 16 | u32::from(*last))
+        port_word(index)
     }
 }
 

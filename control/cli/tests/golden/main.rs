@@ -178,7 +178,7 @@ fn cases_go_as_written() {
 }
 
 /// Reasons that no capture can show, each with the test that does.
-const ELSEWHERE: [(DropReason, &str); 9] = [
+const ELSEWHERE: [(DropReason, &str); 10] = [
     (DropReason::UnsupportedL2Protocol, "the XDP program passes such frames; core/tests/laws.rs"),
     (DropReason::UnsupportedL3Protocol, "the XDP program passes such frames; core/tests/laws.rs"),
     (DropReason::StaleOrUnroutable, "counted by the worker's hold queue; run/tests/faults.rs"),
@@ -189,6 +189,10 @@ const ELSEWHERE: [(DropReason, &str); 9] = [
     (DropReason::RateLimited, "the full hand-over ring of several workers; run/tests/workers.rs"),
     (DropReason::NoTunnelEnd, "a port without an address, as hostile lives have them; core/tests/hostile.rs"),
     (DropReason::EncapsulationProhibited, "tunnels are not configured here; core/tests/tunnels.rs"),
+    (
+        DropReason::NoEgressGateway,
+        "policies of egress addresses name the gateway's node; core/tests/egress.rs",
+    ),
     (DropReason::CannotWrap, "tunnels are not configured here; core/tests/direct.rs"),
     (DropReason::NotReady, "a replay has objects from the start; core/tests/path.rs"),
 ];

@@ -293,7 +293,8 @@ mod tests {
                 assert!(buffer.starts_with(b"GET /healthz HTTP/1.1\r\nHost: 10.0.0.1:80\r\n"));
                 let _ = socket.send_slice(self.says);
             }
-            if !socket.may_recv() {
+            // The client is done; before its connection is up there is nothing to end.
+            if socket.may_send() && !socket.may_recv() {
                 socket.close();
             }
             self.interface.poll(now, &mut self.wire, &mut self.sockets);
