@@ -228,7 +228,8 @@ fn ipv6(bytes: &[u8], l3: usize, vlan: u16) -> Result<Headers, DropReason> {
 
 fn check_v6(src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), DropReason> {
     let bad = |ip: Ipv6Addr| ip.is_unspecified() || ip.is_loopback() || ip.to_ipv4_mapped().is_some();
-    if bad(src) || src.is_multicast() {
+    // Nobody takes a packet of a link-local source to another link (RFC 4291, 2.5.6).
+    if bad(src) || src.is_multicast() || src.is_unicast_link_local() {
         return Err(DropReason::InvalidSourceIp);
     }
     // Link-local and multicast destinations are the kernel's; what is steered here by mistake has no route.

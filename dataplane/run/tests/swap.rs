@@ -43,6 +43,8 @@ fn every_packet_sees_one_generation_and_none_is_lost() {
     let mut publisher = publisher(1);
     let mut gateway = Gateway::new(&mut publisher, Rates::default(), 1);
     publisher.publish(generation(1)).unwrap();
+    // A worker that has not looked yet counts as asleep, and nobody waits for those.
+    gateway.worker.turn(Now(0));
     let over = AtomicBool::new(false);
     let (sent, seen) = std::thread::scope(|scope| {
         scope.spawn(|| publish_all(&mut publisher, &over));
