@@ -3,6 +3,6 @@
 # Options go to `sluice demo` (--keep, --seconds N).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh
+scripts/setup.sh demo
 cargo build --profile lab -p sluice -p sluiced -p sluice-control
 exec target/lab/sluice demo "$@"

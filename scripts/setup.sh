@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Install what Debian or Ubuntu lack for building, running and testing Sluice. Says what it does; does nothing twice.
+# Install what Debian or Ubuntu lack: `scripts/setup.sh demo` for building and running Sluice in its lab, without a word for
+# testing and measuring it too. Says what it does; does nothing twice.
 set -euo pipefail
+what=${1:-all}
+[ "$what" = demo ] || [ "$what" = all ] || { echo "setup: no such part: $what (demo, or nothing for all)" >&2; exit 2; }
 
 run_time="iproute2 ethtool procps util-linux"
-lab="curl iperf3 dnsmasq-base nginx-light iputils-ping nftables tcpdump socat python3 bind9-dnsutils jq"
+lab="curl iperf3 dnsmasq-base"
+tests="nginx-light iputils-ping nftables tcpdump socat python3 bind9-dnsutils jq"
 measuring="valgrind iptables"
+[ "$what" = all ] || tests="" measuring=""
 
 say() { printf 'setup: %s\n' "$*"; }
 
 missing=()
-for package in build-essential git ca-certificates $run_time $lab $measuring; do
+for package in build-essential git ca-certificates $run_time $lab $tests $measuring; do
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || missing+=("$package")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -27,7 +32,7 @@ else
 fi
 
 command -v cargo >/dev/null || { say "there is no cargo: install Rust 1.95 or later (https://rustup.rs)"; exit 2; }
-if ! cargo nextest --version >/dev/null 2>&1; then
+if [ "$what" = all ] && ! cargo nextest --version >/dev/null 2>&1; then
     say "installing cargo-nextest (some minutes, once)"
     cargo install --locked --quiet cargo-nextest
 fi
