@@ -10,15 +10,9 @@ as in `1480+520,0+1480`.
 """
 import argparse, ipaddress, json, os, random, select, socket, struct, sys, time
 
+from wire import checksum
+
 PROTOCOLS = {"udp": 17, "tcp": 6, "icmp": 1, "icmp6": 58}
-
-
-def checksum(data, start=0):
-    data += b"\0" * (len(data) % 2)
-    total = start + sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def pseudo(src, dst, proto, length):

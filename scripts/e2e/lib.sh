@@ -129,6 +129,27 @@ echo_server() {
     done
 }
 
+# far_end HOST NUMBER: the host of that number behind the gateway understands how it is told to answer c1 itself. What comes
+# for it is kept from the kernel, which gets what far_end.py makes of it; `told_by_kind HOST` counts that.
+far_end() {
+    [ -c /dev/net/tun ] || skip "needs /dev/net/tun"
+    at "$1" nft -f - <<END
+table inet apart {
+    chain in {
+        type filter hook prerouting priority raw;
+        iifname eth0 ip protocol ipencap drop
+        iifname eth0 meta l4proto ipv6 drop
+        iifname eth0 udp dport 6081 drop
+        iifname eth0 ip saddr 192.0.2.11 ip daddr 10.244.0.$2 drop
+        iifname eth0 ip6 saddr 2001:db8:1::11 ip6 daddr 2001:db8:2::$2 drop
+    }
+}
+END
+    start "$1" "$1-far-end" python3 "$E2E/far_end.py" eth0 tun0 "$DIR/$1.told"
+    eventually 15 [ -s "$DIR/$1.told" ]
+}
+told_by_kind() { cat "$DIR/$1.told"; }
+
 # talk HOST NAME udp|tcp ADDRESS PORT [--rate N] [--size N]: a numbered conversation with an echo server in the background.
 # `said NAME FILTER` asks how it goes, `hush NAME` ends it; see talk.py for what is told.
 declare -A TALKS
