@@ -137,8 +137,8 @@ far_end() {
 table inet apart {
     chain in {
         type filter hook prerouting priority raw;
-        iifname eth0 ip protocol ipencap drop
-        iifname eth0 meta l4proto ipv6 drop
+        iifname eth0 ip protocol 4 drop
+        iifname eth0 meta l4proto 41 drop
         iifname eth0 udp dport 6081 drop
         iifname eth0 ip saddr 192.0.2.11 ip daddr 10.244.0.$2 drop
         iifname eth0 ip6 saddr 2001:db8:1::11 ip6 daddr 2001:db8:2::$2 drop

@@ -171,17 +171,3 @@ fn the_units_allow_what_the_daemons_need_and_no_more() {
         assert_eq!(value(text, "ProtectSystem"), "strict");
     }
 }
-
-/// The page of services names tests; they exist.
-#[test]
-fn the_tests_that_the_page_of_services_names_are_there() {
-    let page = std::fs::read_to_string(configs().join("services.md")).unwrap();
-    let named = page.split('`').filter_map(|text| text.split_once(".rs::"));
-    let mut count = 0;
-    for (file, test) in named {
-        let text = std::fs::read_to_string(configs().join("..").join(format!("{file}.rs"))).unwrap();
-        assert!(text.contains(&format!("fn {test}(")), "{file}.rs has no test {test}");
-        count += 1;
-    }
-    assert!(count > 40, "{count}");
-}

@@ -98,3 +98,17 @@ fn all_examples_can_stand_side_by_side() {
     let judge = Judge::new(Compiled::new(objects, options(), problems)).unwrap();
     assert!(judge.compiled.engine.policies().len() == count && count >= 50);
 }
+
+#[test]
+fn examples_of_services_lead_to_somebody() {
+    let (objects, problems) = objects::load(&[folder().join("../services")], &options().limits);
+    assert!(problems.is_ok(), "{problems}");
+    let compiled = Compiled::new(objects, options(), problems);
+    assert!(compiled.warnings.is_empty(), "{:?}", compiled.warnings);
+    let mut shown = 0;
+    for one in compiled.frontends.iter() {
+        assert!(one.list.record.has_usable() && one.list.probe.is_some(), "{one:?}");
+        shown += 1;
+    }
+    assert!(shown >= 2, "{shown}");
+}

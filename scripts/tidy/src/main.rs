@@ -49,6 +49,7 @@ fn main() {
     let mut problems = Vec::new();
     check_arrows(&root, &mut problems);
     check_promises(&root, &mut problems);
+    check_services(&root, &mut problems);
     let mut files = Vec::new();
     rust_files(&root, &mut files);
     for file in &files {
@@ -120,6 +121,32 @@ fn check_promises(root: &Path, problems: &mut Vec<String>) {
         let named = line.split('`').skip(1).step_by(2).filter_map(|text| text.split(' ').next());
         for path in named.filter(|text| text.contains('/') && !root.join(text).exists()) {
             problems.push(format!("README.md:{}: there is no {path}", index + 1));
+        }
+    }
+}
+
+/// Each row of the page of services names a test or scenario that is there, or says plainly why there is none.
+fn check_services(root: &Path, problems: &mut Vec<String>) {
+    let page = fs::read_to_string(root.join("configs/services.md")).unwrap_or_default();
+    for (index, line) in page.lines().enumerate() {
+        let Some((_, proof)) = line.trim_matches('|').split_once(" | ") else { continue };
+        let mut complain = |what: String| problems.push(format!("configs/services.md:{}: {what}", index + 1));
+        let named = proof.split('`').skip(1).step_by(2).filter(|text| text.contains('/')).collect::<Vec<_>>();
+        for (path, test) in named.iter().map(|text| text.split_once("::").unwrap_or((text, ""))) {
+            if path.starts_with('/') {
+                continue;
+            }
+            match fs::read_to_string(root.join(path)) {
+                Err(_) => complain(format!("there is no {path}")),
+                Ok(text) if !test.is_empty() && !text.contains(&format!("fn {test}(")) => {
+                    complain(format!("{path} has no test {test}"));
+                }
+                Ok(_) => {}
+            }
+        }
+        let said = ["shown by", "not yet: ", "does not apply: ", "the same: "];
+        if named.is_empty() && !said.iter().any(|word| proof.trim_start().starts_with(word)) {
+            complain("a row names what shows it, or says why nothing does".to_owned());
         }
     }
 }
