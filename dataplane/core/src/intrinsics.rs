@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "prefetching takes a pointer; everything else here is safe")]
 
 use crate::flow_key::FlowKey;
-use crate::state::flow::words;
+use crate::state::flow::{halves, pair, ports};
 
 /// Key of the flow hash, drawn at start: who does not know it cannot aim at a bucket.
 #[derive(Clone, Copy, Debug)]
@@ -13,47 +13,44 @@ pub struct Seed(pub [u64; 4]);
 /// Two independent 64-bit hashes of a key.
 #[inline]
 pub fn hash(key: &FlowKey, seed: &Seed) -> [u64; 2] {
-    let (src, dst) = (words(key.src, key.v4), words(key.dst, key.v4));
-    hash_words(&src, &dst, (key.sport, key.dport, key.proto), key.v4, seed)
-}
-
-/// The same for addresses in words, as flows hold them.
-#[inline]
-pub fn hash_words(
-    src: &[u32; 4],
-    dst: &[u32; 4],
-    (sport, dport, proto): (u16, u16, u8),
-    v4: bool,
-    seed: &Seed,
-) -> [u64; 2] {
-    let rest = u64::from(sport) | u64::from(dport) << 16 | u64::from(proto) << 32;
-    if v4 {
-        mix::two(u64::from(src[0]) | u64::from(dst[0]) << 32, rest, seed)
+    let rest = rest(ports(key.sport, key.dport), key.proto);
+    if key.v4 {
+        hash_v4(pair(key.src, key.dst), rest, seed)
     } else {
-        mix::three(join(src), join(dst), rest, seed)
+        hash_v6(halves(key.src), halves(key.dst), rest, seed)
     }
 }
 
-#[inline]
-fn join(words: &[u32; 4]) -> u128 {
-    words.iter().rev().fold(0, |sum, word| sum << 32 | u128::from(*word))
+/// What is not an address of a key, as the next two take it.
+#[inline(always)]
+pub(crate) const fn rest(ports: u32, proto: u8) -> u64 {
+    ports as u64 | (proto as u64) << 32
+}
+
+/// The same for words as they stand in a packet.
+#[inline(always)]
+pub(crate) fn hash_v4(addresses: u64, rest: u64, seed: &Seed) -> [u64; 2] {
+    mix::two(addresses, rest, seed)
+}
+
+#[inline(always)]
+pub(crate) fn hash_v6(src: [u64; 2], dst: [u64; 2], rest: u64, seed: &Seed) -> [u64; 2] {
+    mix::three(src, dst, rest, seed)
 }
 
 #[cfg(all(target_arch = "x86_64", target_feature = "aes"))]
 mod mix {
     use super::Seed;
-    use core::arch::x86_64::{
-        __m128i, _mm_aesenc_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_unpackhi_epi64, _mm_xor_si128,
-    };
+    use core::arch::x86_64::{__m128i, _mm_aesenc_si128, _mm_set_epi64x, _mm_xor_si128};
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn two(a: u64, b: u64, seed: &Seed) -> [u64; 2] {
         // SAFETY: this module is compiled only where the whole program is built for CPUs with AES.
         unsafe { aes_two(a, b, seed) }
     }
 
-    #[inline]
-    pub(super) fn three(a: u128, b: u128, c: u64, seed: &Seed) -> [u64; 2] {
+    #[inline(always)]
+    pub(super) fn three(a: [u64; 2], b: [u64; 2], c: u64, seed: &Seed) -> [u64; 2] {
         // SAFETY: as in `two`.
         unsafe { aes_three(a, b, c, seed) }
     }
@@ -61,33 +58,39 @@ mod mix {
     #[expect(clippy::cast_possible_wrap, reason = "the same 64 bits")]
     #[target_feature(enable = "sse2,aes")]
     #[inline]
-    fn pair(low: u64, high: u64) -> __m128i {
+    fn wide([low, high]: [u64; 2]) -> __m128i {
         _mm_set_epi64x(high as i64, low as i64)
     }
 
-    #[expect(clippy::cast_sign_loss, reason = "the same 64 bits")]
     #[target_feature(enable = "sse2,aes")]
     #[inline]
-    fn finish(v: __m128i, k0: __m128i, k1: __m128i) -> [u64; 2] {
+    fn keys(seed: &Seed) -> [__m128i; 2] {
+        let [a, b, c, d] = seed.0;
+        [wide([a, b]), wide([c, d])]
+    }
+
+    #[target_feature(enable = "sse2,aes")]
+    #[inline]
+    fn finish(v: __m128i, [k0, k1]: [__m128i; 2]) -> [u64; 2] {
         let v = _mm_aesenc_si128(_mm_aesenc_si128(v, k1), k0);
-        [_mm_cvtsi128_si64(v) as u64, _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64]
+        // SAFETY: both are sixteen bytes in which every pattern is valid. (Taking the halves out one by one costs more.)
+        unsafe { core::mem::transmute::<__m128i, [u64; 2]>(v) }
     }
 
     #[target_feature(enable = "sse2,aes")]
     #[inline]
     fn aes_two(a: u64, b: u64, seed: &Seed) -> [u64; 2] {
-        let (k0, k1) = (pair(seed.0[0], seed.0[1]), pair(seed.0[2], seed.0[3]));
-        finish(_mm_aesenc_si128(_mm_xor_si128(pair(a, b), k0), k1), k0, k1)
+        let [k0, k1] = keys(seed);
+        finish(_mm_aesenc_si128(_mm_xor_si128(wide([a, b]), k0), k1), [k0, k1])
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
     #[target_feature(enable = "sse2,aes")]
     #[inline]
-    fn aes_three(a: u128, b: u128, c: u64, seed: &Seed) -> [u64; 2] {
-        let (k0, k1) = (pair(seed.0[0], seed.0[1]), pair(seed.0[2], seed.0[3]));
-        let v = _mm_aesenc_si128(_mm_xor_si128(pair(a as u64, (a >> 64) as u64), k0), k1);
-        let v = _mm_aesenc_si128(_mm_xor_si128(pair(b as u64, (b >> 64) as u64), v), k0);
-        finish(_mm_aesenc_si128(_mm_xor_si128(pair(c, !c), v), k1), k0, k1)
+    fn aes_three(a: [u64; 2], b: [u64; 2], c: u64, seed: &Seed) -> [u64; 2] {
+        let [k0, k1] = keys(seed);
+        let v = _mm_aesenc_si128(_mm_xor_si128(wide(a), k0), k1);
+        let v = _mm_aesenc_si128(_mm_xor_si128(wide(b), v), k0);
+        finish(_mm_aesenc_si128(_mm_xor_si128(wide([c, !c]), v), k1), [k0, k1])
     }
 }
 
@@ -118,11 +121,10 @@ mod scalar {
         [fold(one ^ seed.0[3], two | 1), fold(two ^ seed.0[1], one | 1)]
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
     #[inline]
-    pub(super) fn three(a: u128, b: u128, c: u64, seed: &Seed) -> [u64; 2] {
-        let [x, y] = two(a as u64, (a >> 64) as u64, seed);
-        let [u, v] = two(b as u64 ^ x, (b >> 64) as u64 ^ y, seed);
+    pub(super) fn three(a: [u64; 2], b: [u64; 2], c: u64, seed: &Seed) -> [u64; 2] {
+        let [x, y] = two(a[0], a[1], seed);
+        let [u, v] = two(b[0] ^ x, b[1] ^ y, seed);
         two(u ^ c, v, seed)
     }
 }
@@ -224,10 +226,7 @@ mod tests {
         let mut counts = [0_u32; 64];
         for n in 0..6400_u64 {
             counts[(scalar::two(n << 32, n, &seed)[1] % 64) as usize] += 1;
-            assert_ne!(
-                scalar::three(u128::from(n), 0, 1, &seed),
-                scalar::three(u128::from(n) + 1, 0, 1, &seed)
-            );
+            assert_ne!(scalar::three([n, 0], [0, 0], 1, &seed), scalar::three([n + 1, 0], [0, 0], 1, &seed));
         }
         assert!(counts.iter().all(|c| (40..170).contains(c)), "{counts:?}");
     }

@@ -47,6 +47,18 @@ impl<'a> Packet<'a> {
         self.room.get_mut(self.start..self.start + self.len).unwrap_or_default()
     }
 
+    /// The first N bytes from where the frame begins, be they its own or what lies in the buffer behind it. `None`: the
+    /// buffer ends before.
+    #[inline(always)]
+    pub(crate) fn head<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.room.get(self.start..self.start.wrapping_add(N))?.first_chunk()
+    }
+
+    #[inline(always)]
+    pub(crate) fn head_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.room.get_mut(self.start..self.start.wrapping_add(N))?.first_chunk_mut()
+    }
+
     /// Offset of the frame in its buffer; I/O needs it to send what is left after headers moved.
     #[inline]
     pub fn start(&self) -> usize {

@@ -239,6 +239,19 @@ fn check_v6(src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), DropReason> {
     Ok(())
 }
 
+/// Are these addresses such that nobody needs to look at them twice? Of the others, some may be on a wire all the same.
+pub(crate) fn everyday(key: &FlowKey) -> bool {
+    let plain = |ip: Ipv6Addr| {
+        let first = if key.v4 { ip.octets()[12] } else { ip.octets()[0] };
+        match key.v4 {
+            true => (1..224).contains(&first) && first != 127,
+            // Global and unique local unicast.
+            false => first & 0xe0 == 0x20 || first & 0xfe == 0xfc,
+        }
+    };
+    plain(key.src) && plain(key.dst)
+}
+
 /// Walk extension headers: the transport protocol, where it starts, and the fragment header if there is one.
 fn extensions(
     bytes: &[u8],

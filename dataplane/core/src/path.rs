@@ -24,7 +24,7 @@ use short::{Glance, glance};
 
 use crate::event::{EventKind, EventSink, FlowEvent};
 use crate::flow_key::FlowKey;
-use crate::packet::{BURST, Packet};
+use crate::packet::{BURST, Packet, PortId};
 use crate::parse::{FIN, Headers, Kind, RST, TCP, parse};
 use crate::state::State;
 use crate::state::conntrack::{FlowRef, FlowTable};
@@ -50,6 +50,8 @@ pub(crate) struct Turn<'a, S> {
     pub events: &'a mut S,
     /// Of the packet at hand, if it came in a tunnel.
     pub told: Option<tunnelled::Told>,
+    /// A tag that there is a port for, and where it came in.
+    tag: (PortId, u16),
 }
 
 /// Decide and carry out what happens to each packet of the burst. Packets are rewritten in place; `fates` says what the
@@ -71,46 +73,76 @@ pub fn forward<S: EventSink>(
     state.counters.received += burst.len() as u64;
     state.counters.received_bytes += bytes;
     if state.config.short {
-        for work in works.iter_mut().take(burst.len()).filter(|work| work.ordinary) {
-            work.candidate = state.flows.candidate(&work.place, work.v4);
+        for work in works.iter_mut().take(burst.len()) {
+            look_up(&state.flows, work);
         }
     }
-    fates.clear();
-    let mut turn = Turn { tables, state, now, seconds: now.seconds(), events, told: None };
-    fates.extend(burst.iter_mut().zip(&works).map(|(packet, work)| turn.apply(packet, work)));
+    set_length(fates, burst.len());
+    let seconds = now.seconds();
+    let mut turn = Turn { tables, state, now, seconds, events, told: None, tag: (PortId(0), 0) };
+    let mut sent = (0, 0);
+    for ((packet, work), fate) in burst.iter_mut().zip(&works).zip(fates) {
+        let len = packet.len();
+        match turn.short_way(packet, work) {
+            Some(port) => {
+                *fate = Fate::Forward(port);
+                sent = (sent.0 + 1, sent.1 + len as u64);
+            }
+            None => *fate = turn.other_ways(packet, work),
+        }
+    }
+    state.counters.forwarded += sent.0;
+    state.counters.forwarded_bytes += sent.1;
     state.glances = works;
+}
+
+/// As many fates as packets; what they are is said in a moment.
+#[inline(always)]
+fn set_length(fates: &mut Fates, count: usize) {
+    fates.truncate(count);
+    while fates.len() < count.min(BURST) {
+        fates.push(Fate::Pass);
+    }
 }
 
 #[inline(always)]
 fn classify(flows: &FlowTable, packet: &Packet<'_>, work: &mut Glance) {
-    work.ordinary = false;
     work.candidate = FlowRef::NONE;
-    if glance(packet.bytes(), work).is_some() {
-        work.place = flows.place_of(work);
+    work.ordinary = glance(packet, flows, work).is_some();
+    if work.ordinary {
         flows.prefetch_bucket(&work.place);
+    } else {
+        *work = Glance::BLANK;
+    }
+}
+
+#[inline(always)]
+fn look_up(flows: &FlowTable, work: &mut Glance) {
+    if work.is_everyday() {
+        work.candidate = flows.candidate(&work.place, work.v4);
+    } else if work.ordinary {
+        flows.prefetch_second(&work.place);
     }
 }
 
 impl<S: EventSink> Turn<'_, S> {
-    #[inline(always)]
-    fn apply(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
-        if let Some(port) = self.short_way(packet, work) {
-            self.state.counters.forwarded += 1;
-            self.state.counters.forwarded_bytes += packet.len() as u64;
-            return Fate::Forward(port);
-        }
-        let fate = self.long_way(packet, work);
+    #[cold]
+    #[inline(never)]
+    fn other_ways(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
+        let fate = match self.moves_on(packet, work) {
+            Some(port) => Fate::Forward(port),
+            None => self.long_way(packet, work),
+        };
         self.account(fate, packet.len());
         fate
     }
 
-    #[inline(never)]
     fn long_way(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
         // Flows of the last process wait for tables, too: without any they would be judged by nothing.
         if self.tables.generation == 0 {
             return self.refuse(&NO_KEY, None, DropReason::NotReady);
         }
-        let read = if work.ordinary { Ok(work.headers()) } else { parse(packet) };
+        let read = parse(packet);
         let headers = match &read {
             Ok(headers) => headers,
             Err(reason) => return self.refuse(&NO_KEY, None, *reason),
@@ -316,7 +348,7 @@ pub fn give_up<S: EventSink>(
         if reason == DropReason::RateLimited { &mut counters.handed_over } else { &mut counters.held };
     *counted = counted.saturating_sub(1);
     let seconds = now.seconds();
-    let mut turn = Turn { tables, state, now, seconds, events, told: None };
+    let mut turn = Turn { tables, state, now, seconds, events, told: None, tag: (PortId(0), 0) };
     let read = parse(packet).ok();
     turn.refuse(&read.as_ref().map_or(NO_KEY, |headers| headers.key), read.as_ref(), reason);
 }

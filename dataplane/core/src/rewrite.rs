@@ -137,19 +137,27 @@ fn put(bytes: &mut [u8], at: usize, value: u16) {
     }
 }
 
+/// What one hop less does to the sum of an IPv4 header.
+pub const HOP: Delta = Delta(0xfeff);
+
 /// One hop less. The caller has seen that there is one left.
 #[inline]
 pub fn hop(bytes: &mut [u8], headers: &Headers) {
-    let l3 = usize::from(headers.l3);
+    age(bytes, headers);
     if headers.key.v4 {
-        if let Some(ip) = bytes.get_mut(l3..l3 + 20) {
-            let old = u16::from_be_bytes([ip[8], ip[9]]);
-            ip[8] = ip[8].wrapping_sub(1);
-            let sum = Delta::word(old, old.wrapping_sub(0x100)).apply(u16::from_be_bytes([ip[10], ip[11]]));
-            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        let l3 = usize::from(headers.l3);
+        if let Some(sum) = bytes.get_mut(l3 + 10..l3 + 12) {
+            sum.copy_from_slice(&HOP.apply(u16::from_be_bytes([sum[0], sum[1]])).to_be_bytes());
         }
-    } else if let Some(limit) = bytes.get_mut(l3 + 7) {
-        *limit = limit.wrapping_sub(1);
+    }
+}
+
+/// The same where the header's sum knows of it already.
+#[inline]
+pub fn age(bytes: &mut [u8], headers: &Headers) {
+    let at = usize::from(headers.l3) + if headers.key.v4 { 8 } else { 7 };
+    if let Some(left) = bytes.get_mut(at) {
+        *left = left.wrapping_sub(1);
     }
 }
 

@@ -4,13 +4,11 @@ use super::Turn;
 use super::dns::Hearing;
 use super::established::{NO_HOP, policy_port};
 use super::wrapped::end_of;
-use crate::checksum::Delta;
 use crate::emit::{Error, mapped};
 use crate::event::{EventKind, EventSink};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
 use crate::parse::{ACK, Headers, Kind, SYN, TCP, UDP};
-use crate::rewrite;
 use crate::state::conntrack::{FlowRef, InsertError, NewFlow, Place};
 use crate::state::flow::{
     AUDIT, Cold, DNS, Hot, IN_GENEVE, IN_IP, Keys, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
@@ -281,7 +279,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
         to: &FlowKey,
         place: &Place,
     ) -> Result<u16, Fate> {
-        match self.tables.routing.route(to.dst, to.v4, place.hash) {
+        match self.tables.routing.route(to.dst, to.v4, place.hash()) {
             Hop::Via(id) => Ok(id.0),
             Hop::OnLink(port) => Err(Fate::Hold { port, ip: to.destination() }),
             Hop::Blackhole | Hop::Local => Err(self.refuse(&headers.key, Some(headers), DropReason::NoRoute)),
@@ -329,9 +327,9 @@ impl<'t, S: EventSink> Turn<'t, S> {
         }
         let slice = ownership::slice(self.state.config.worker, settings.snat_ports, settings.workers);
         let towards = FlowKey { src: to.dst, sport: to.dport, ..*to };
-        let destination = self.state.flows.place(&towards).hash;
+        let destination = self.state.flows.place(&towards).hash();
         let mut free = sources.iter().filter(|_| !self.state.nat_exhausted.is_resting(destination, self.now));
-        match free.find_map(|ip| nat::source(&self.state.flows, to, ip, slice, place.hash, |_| true)) {
+        match free.find_map(|ip| nat::source(&self.state.flows, to, ip, slice, place.hash(), |_| true)) {
             Some(translated) => *to = translated,
             None => {
                 self.state.nat_exhausted.note(destination, self.now);
@@ -416,7 +414,6 @@ impl<'t, S: EventSink> Turn<'t, S> {
         hop: u16,
     ) -> NewFlow {
         let from = headers.key;
-        let (Delta(ip_delta), Delta(l4_delta)) = rewrite::deltas(&from, &to);
         let mut flags = 0;
         flags |= if from == to { 0 } else { TRANSLATED };
         flags |= if (from.src, from.sport) == (to.src, to.sport) { 0 } else { SOURCE };
@@ -442,8 +439,6 @@ impl<'t, S: EventSink> Turn<'t, S> {
             flags,
             generation: self.tables.generation,
             hops: [if judgement.hearing.is_some() { NO_HOP } else { hop }, NO_HOP],
-            ip_delta,
-            l4_delta,
             ..Hot::default()
         };
         let cold = Cold {

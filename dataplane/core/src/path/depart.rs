@@ -49,8 +49,10 @@ impl<S: EventSink> Turn<'_, S> {
             let (ip, l4) = hot.deltas(is_reply);
             let to = self.state.flows.leaves_as(flow);
             rewrite::translate(packet.bytes_mut(), headers, &to, ip, l4);
+            rewrite::age(packet.bytes_mut(), headers);
+        } else {
+            rewrite::hop(packet.bytes_mut(), headers);
         }
-        rewrite::hop(packet.bytes_mut(), headers);
         if !rewrite::link(packet, headers.l3, mac, port.mac, port.vlan) {
             return self.refuse(&headers.key, Some(headers), DropReason::InvalidPacket);
         }
@@ -85,7 +87,7 @@ impl<S: EventSink> Turn<'_, S> {
     #[cold]
     fn find_hop(&mut self, flow: FlowRef) -> Result<NextHop, Option<Fate>> {
         let to = self.state.flows.leaves_as(flow);
-        let hash = self.state.flows.place(&to).hash;
+        let hash = self.state.flows.place(&to).hash();
         let found = match self.tables.routing.route(to.dst, to.v4, hash) {
             Hop::Via(id) => id,
             Hop::OnLink(port) => return Err(Some(Fate::Hold { port, ip: to.destination() })),

@@ -1,185 +1,216 @@
 //! The short way: a packet like nearly all packets, of a flow that is known and still allowed, is recognised, rewritten
 //! and sent on here, with nothing built that it does not need.
 //!
-//! [`glance`] accepts only what needs no thought (TCP and UDP, no options, no fragments, no extension headers), and
-//! [`Turn::short_way`] takes such a packet only if nothing about its flow is out of the ordinary. Neither changes
-//! anything before it is sure. All else goes the long way, which decides the same for these packets; a law in the tests
-//! holds the two together.
+//! [`glance`] accepts only what needs no thought (TCP and UDP, no options, no fragments, no extension headers) and keeps
+//! the words of the packet as they are. [`Turn::short_way`] compares them with the words of the flow, all at once, and
+//! takes the packet only if nothing differs. Neither changes anything before it is sure. All else goes the long way, which
+//! decides the same for these packets; a law in the tests holds the two together.
 
 use super::Turn;
 use crate::event::EventSink;
-use crate::flow_key::FlowKey;
+use crate::intrinsics::rest;
 use crate::packet::{Packet, PortId};
-use crate::parse::{ETHERNET, FIN, Headers, Kind, RST, SYN, TCP, UDP};
-use crate::state::conntrack::{FlowRef, Place};
-use crate::state::flow::{self, REPLIED, TRANSLATED};
+use crate::parse::{ETHERNET, FIN, RST, SYN, TCP, UDP};
+use crate::state::conntrack::{Entry, FlowRef, FlowTable, Place, differ};
+use crate::state::flow::{DNS, Hot, LIVE, ODD, REPLIED, V4, WRAPPED, said};
+use crate::state::tcp::TcpState;
 use crate::tables::Tables;
 use crate::tables::nexthop::Adjacency;
 
 const TAG: usize = 4;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-const VLAN: u16 = 0x8100;
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+const VLAN: u16 = 0x8100_u16.to_be();
 
-/// What the path needs to know of an ordinary packet, addresses as flows hold them.
+/// IPv6 and TCP without options: as far as anything is read or written, in every packet. What lies behind the end of a
+/// shorter one is other bytes of its buffer; lengths are checked before they mean anything.
+const HEADERS: usize = 60;
+type Ip = [u8; HEADERS];
+/// The same from the start of the frame, tag included.
+const FRAME: usize = ETHERNET + TAG + HEADERS;
+
+/// What the path needs to know of a packet between its phases: one cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(crate) struct Glance {
-    pub src: [u32; 4],
-    pub dst: [u32; 4],
     pub place: Place,
+    /// Source and destination, if it is IPv4. (Those of IPv6 are read where they lie.)
+    addresses: u64,
+    ports: u32,
+    /// What its flow says of itself ([`Hot::says`]) if this is an everyday packet of it. [`LONG`]: it is none.
+    expected: u32,
     pub candidate: FlowRef,
-    pub sport: u16,
-    pub dport: u16,
     vlan: u16,
-    /// Where the IP packet ends.
-    end: u16,
-    pub proto: u8,
-    ttl: u8,
+    /// Of the IP packet.
+    len: u16,
     tcp_flags: u8,
-    l3: u8,
     pub v4: bool,
-    dont_fragment: bool,
-    /// It is an ordinary packet; if not, the rest says nothing.
+    /// It was read and has a place; if not, the rest says nothing.
     pub ordinary: bool,
 }
+
+/// What no flow says: one that is not in use, and odd.
+const LONG: u32 = said(0, 0, ODD);
+
+/// What of a flow's words an everyday packet expects: what it is, that it is in use, and that nothing about it is odd.
+const ASKED: u32 = said(0xff, 0xff, LIVE | V4 | DNS | WRAPPED | ODD);
+/// Of this, how far the connection is.
+const STATE: u32 = said(0, 0xff, 0);
+/// A connection in its midst; no state, because this packet moves it on.
+const MIDST: u8 = TcpState::Established as u8;
+const MOVES: u8 = 0xff;
 
 impl Glance {
     /// Not looked yet.
     pub(crate) const BLANK: Self = Self {
-        src: [0; 4],
-        dst: [0; 4],
         place: Place::NOWHERE,
+        addresses: 0,
+        ports: 0,
+        expected: LONG,
         candidate: FlowRef::NONE,
-        sport: 0,
-        dport: 0,
         vlan: 0,
-        end: 0,
-        proto: 0,
-        ttl: 0,
+        len: 0,
         tcp_flags: 0,
-        l3: 0,
         v4: false,
-        dont_fragment: false,
         ordinary: false,
     };
 
-    /// The same for those who need it in full.
-    pub(crate) fn headers(&self) -> Headers {
-        let l3 = u16::from(self.l3);
-        Headers {
-            key: self.key(),
-            vlan: self.vlan,
-            l3,
-            l4: l3 + if self.v4 { 20 } else { 40 },
-            end: self.end,
-            ttl: self.ttl,
-            tcp_flags: self.tcp_flags,
-            icmp: (0, 0),
-            kind: Kind::Ports,
-            dont_fragment: self.dont_fragment,
-            fragment: None,
-        }
+    /// It may go the short way.
+    #[inline(always)]
+    pub(crate) const fn is_everyday(&self) -> bool {
+        self.expected != LONG
     }
+}
 
-    fn key(&self) -> FlowKey {
-        FlowKey {
-            src: flow::address(self.src, self.v4),
-            dst: flow::address(self.dst, self.v4),
-            sport: self.sport,
-            dport: self.dport,
-            proto: self.proto,
-            v4: self.v4,
-        }
-    }
+#[inline(always)]
+fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_ne_bytes(chunk(bytes, at))
+}
+
+#[inline(always)]
+fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_ne_bytes(chunk(bytes, at))
+}
+
+#[inline(always)]
+fn u64_at<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from_ne_bytes(chunk(bytes, at))
+}
+
+/// All places are known when this is compiled, so that nothing is left of the check.
+#[inline(always)]
+fn chunk<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
+    let mut chunk = [0; M];
+    chunk.copy_from_slice(&bytes[at..at + M]);
+    chunk
+}
+
+/// Where the IP header of a frame starts.
+#[inline(always)]
+const fn start_of(vlan: u16) -> usize {
+    if vlan == 0 { ETHERNET } else { ETHERNET + TAG }
 }
 
 /// Read an ordinary packet into its place between the phases, field by field: a value passed around would be written in
 /// small pieces and read back in large ones, which stalls. `None`: it is not ordinary.
 #[inline(always)]
-pub(crate) fn glance(bytes: &[u8], into: &mut Glance) -> Option<()> {
-    let head: &[u8; ETHERNET + TAG] = bytes.first_chunk()?;
-    let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-    let (l3, vlan, ethertype) = match half(12) {
-        VLAN => (ETHERNET + TAG, half(14) & 0x0fff, half(16)),
-        ethertype => (ETHERNET, 0, ethertype),
-    };
-    // A tag without a VLAN id is not ordinary.
-    if l3 != ETHERNET && vlan == 0 {
+pub(crate) fn glance(packet: &Packet<'_>, flows: &FlowTable, into: &mut Glance) -> Option<()> {
+    let frame: &[u8; FRAME] = packet.head()?;
+    let (mut ethertype, mut vlan) = (u16_at(frame, 12), 0);
+    if ethertype == VLAN {
+        (ethertype, vlan) = (u16_at(frame, 16), u16::from_be(u16_at(frame, 14)) & 0x0fff);
+        // A tag without a VLAN id is not ordinary.
+        if vlan == 0 {
+            return None;
+        }
+    }
+    into.vlan = vlan;
+    let ip = frame[start_of(vlan)..].first_chunk()?;
+    let room = packet.len().checked_sub(start_of(vlan))?;
+    match ethertype {
+        IPV4 => ipv4(ip, room, flows, into),
+        IPV6 => ipv6(ip, room, flows, into),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn ipv4(ip: &Ip, room: usize, flows: &FlowTable, into: &mut Glance) -> Option<()> {
+    // Version and header length; more fragments, and the offset.
+    const LOOK: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+    const PLAIN: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
+    let (start, middle, addresses) = (u64_at(ip, 0), u32_at(ip, 8), u64_at(ip, 12));
+    let total = u16::from_be(u16_at(ip, 2));
+    let [ttl, proto, ..] = middle.to_ne_bytes();
+    // The sum of all words is all ones, in the arithmetic where that is zero. What is carried out comes in again.
+    let (sum, carry) = start.overflowing_add(addresses);
+    let (sum, carry) = sum.overflowing_add(u64::from(middle) + u64::from(carry));
+    let sum = sum.wrapping_add(u64::from(carry));
+    if start & LOOK != PLAIN || usize::from(total) > room || !sum.is_multiple_of(0xffff) || ttl <= 1 {
         return None;
     }
-    let ip = bytes.get(l3..)?;
-    let len = match ethertype {
-        IPV4 => ipv4(ip, into)?,
-        IPV6 => ipv6(ip, into)?,
-        _ => return None,
-    };
-    into.l3 = l3.to_le_bytes()[0];
-    into.vlan = vlan;
-    into.end = u16::try_from(l3 + len).ok()?;
-    into.ordinary = true;
+    let l4 = ip[20..].first_chunk()?;
+    transport(l4, proto, total.checked_sub(20)?, V4, into)?;
+    into.addresses = addresses;
+    into.len = total;
+    into.v4 = true;
+    into.place = flows.place_v4(addresses, rest(into.ports, proto));
     Some(())
 }
 
 #[inline(always)]
-fn word(bytes: &[u8; 4]) -> u32 {
-    u32::from_ne_bytes(*bytes)
-}
-
-/// The length of the IP packet.
-#[inline(always)]
-fn ipv4(bytes: &[u8], into: &mut Glance) -> Option<usize> {
-    let (ip, l4) = bytes.split_first_chunk::<20>()?;
-    let (words, _) = ip.as_chunks::<4>();
-    let words: &[[u8; 4]; 5] = words.first_chunk()?;
-    let sum: u64 = words.iter().map(|w| u64::from(word(w))).sum();
-    let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-    // Sources and destinations that may be on a wire: neither 0, nor 127, nor 224 and above.
-    let fair = |first: u8| first.wrapping_sub(1) < 223 && first != 127;
-    // The sum of all words is all ones, in the arithmetic where that is zero.
-    if ip[0] != 0x45
-        || fragment & 0x3fff != 0
-        || !sum.is_multiple_of(0xffff)
-        || !fair(ip[12])
-        || !fair(ip[16])
-    {
+fn ipv6(ip: &Ip, room: usize, flows: &FlowTable, into: &mut Glance) -> Option<()> {
+    let [src, dst] = addresses_v6(ip);
+    let (payload, proto, limit) = (u16::from_be(u16_at(ip, 4)), ip[6], ip[7]);
+    let total = payload.checked_add(40)?;
+    if ip[0] >> 4 != 6 || usize::from(total) > room || limit <= 1 {
         return None;
     }
-    transport(l4.get(..total.checked_sub(20)?)?, ip[9], into)?;
-    into.src[0] = word(&words[3]);
-    into.dst[0] = word(&words[4]);
-    into.v4 = true;
-    into.ttl = ip[8];
-    into.dont_fragment = fragment & 0x4000 != 0;
-    Some(total)
-}
-
-/// The length of the IP packet.
-#[inline(always)]
-fn ipv6(bytes: &[u8], into: &mut Glance) -> Option<usize> {
-    let (ip, l4) = bytes.split_first_chunk::<40>()?;
-    let payload = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-    // Global and unique local unicast.
-    let fair = |first: u8| first & 0xe0 == 0x20 || first & 0xfe == 0xfc;
-    if ip[0] >> 4 != 6 || !fair(ip[8]) || !fair(ip[24]) {
-        return None;
-    }
-    transport(l4.get(..payload)?, ip[6], into)?;
-    let (words, _) = ip.as_chunks::<4>();
-    let words: &[[u8; 4]; 10] = words.first_chunk()?;
-    into.src = [word(&words[2]), word(&words[3]), word(&words[4]), word(&words[5])];
-    into.dst = [word(&words[6]), word(&words[7]), word(&words[8]), word(&words[9])];
+    transport(ip.last_chunk()?, proto, payload, 0, into)?;
+    into.len = total;
     into.v4 = false;
-    into.ttl = ip[7];
-    into.dont_fragment = true;
-    Some(40 + payload)
+    into.place = flows.place_v6(src, dst, rest(into.ports, proto));
+    Some(())
 }
 
-/// Bit n: a segment with flags n says nothing that has a meaning.
-const NONSENSE: u64 = {
+#[inline(always)]
+fn addresses_v6(ip: &Ip) -> [[u64; 2]; 2] {
+    [[u64_at(ip, 8), u64_at(ip, 16)], [u64_at(ip, 24), u64_at(ip, 32)]]
+}
+
+/// Ports, and the checks that the long way makes, of a transport packet of this length.
+#[inline(always)]
+fn transport(l4: &[u8; 20], proto: u8, len: u16, family: u16, into: &mut Glance) -> Option<()> {
+    into.ports = u32_at(l4, 0);
+    match proto {
+        TCP => {
+            let (header, flags) = (u16::from(l4[12] >> 4) * 4, l4[13]);
+            if header < 20 || header > len {
+                return None;
+            }
+            into.tcp_flags = flags;
+            into.expected = said(TCP, MIDST, family | LIVE);
+            if UNUSUAL >> (flags & 0x3f) & 1 != 0 {
+                into.expected = unusual(flags, family)?;
+            }
+        }
+        UDP => {
+            let claimed = u16::from_be(u16_at(l4, 4));
+            if claimed < 8 || claimed > len {
+                return None;
+            }
+            into.expected = said(UDP, MIDST, family | LIVE);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Bit n: flags n say more than that the connection goes on.
+const UNUSUAL: u64 = {
     let (mut bits, mut flags) = (0, 0_u8);
     while flags < 64 {
-        if flags == 0 || flags & (SYN | FIN) == SYN | FIN || flags & (SYN | RST) == SYN | RST {
+        if flags == 0 || flags & (SYN | RST | FIN) != 0 {
             bits |= 1 << flags;
         }
         flags += 1;
@@ -187,178 +218,158 @@ const NONSENSE: u64 = {
     bits
 };
 
-/// Ports, and the checks that the long way makes.
-#[inline(always)]
-fn transport(l4: &[u8], proto: u8, into: &mut Glance) -> Option<()> {
-    let first: &[u8; 8] = l4.first_chunk()?;
-    match proto {
-        TCP => {
-            let header: &[u8; 20] = l4.first_chunk()?;
-            let (offset, flags) = (usize::from(header[12] >> 4) * 4, header[13]);
-            if NONSENSE >> (flags & 0x3f) & 1 != 0 || offset < 20 || offset > l4.len() {
-                return None;
-            }
-            into.tcp_flags = flags;
-        }
-        UDP => {
-            let claimed = usize::from(u16::from_be_bytes([first[4], first[5]]));
-            if claimed < 8 || claimed > l4.len() {
-                return None;
-            }
-            into.tcp_flags = 0;
-        }
-        _ => return None,
+/// What opens a connection, or answers that, has a place but no flow that is in its midst. `None`: flags without a meaning.
+#[cold]
+fn unusual(flags: u8, family: u16) -> Option<u32> {
+    match (flags & SYN != 0, flags & (RST | FIN) != 0) {
+        (true, true) | (false, false) => None,
+        (true, false) => Some(LONG),
+        (false, true) => Some(said(TCP, MOVES, family | LIVE)),
     }
-    into.proto = proto;
-    into.sport = u16::from_be_bytes([first[0], first[1]]);
-    into.dport = u16::from_be_bytes([first[2], first[3]]);
-    Some(())
 }
 
 impl<S: EventSink> Turn<'_, S> {
     /// Send the packet on if all is as it always was; `None`: not everything is, and nothing was changed.
     #[inline(always)]
     pub(crate) fn short_way(&mut self, packet: &mut Packet<'_>, glance: &Glance) -> Option<PortId> {
-        let flow = glance.candidate;
-        // What is not ordinary has none.
-        if S::EVERY_PACKET || flow == FlowRef::NONE {
+        if S::EVERY_PACKET {
             return None;
         }
-        let is_reply = flow.is_reply();
-        // What opens a connection, or answers that.
-        let opens = glance.tcp_flags & SYN != 0;
-        let mut entry = self.state.flows.entry_of(flow, glance)?;
-        let adjacency = self.tables.routing.adjacency(entry.hot.hop(is_reply))?;
-        if entry.hot.generation != self.tables.generation
-            || opens
-            || glance.ttl <= 1
-            || glance.end - u16::from(glance.l3) > adjacency.mtu
-        {
+        // What is not ordinary has none; the flow of that name is never in use.
+        let flow = glance.candidate;
+        let side = usize::from(flow.is_reply());
+        let mut entry = self.state.flows.entry(flow)?;
+        let adjacency = self.tables.routing.way(entry.hot.hop(flow.is_reply()))?;
+        if glance.len > adjacency.mtu {
             return None;
         }
         // A tag that comes or goes moves the frame in its buffer; that is not ordinary.
         if glance.vlan | adjacency.vlan != 0
-            && (glance.vlan == 0 || adjacency.vlan == 0 || !knows_vlan(self.tables, packet, glance.vlan))
+            && (glance.vlan == 0
+                || adjacency.vlan == 0
+                || !knows_vlan(self.tables, &mut self.tag, (packet.port, glance.vlan)))
         {
             return None;
         }
-        entry.hot.seen = self.seconds;
-        if is_reply {
-            entry.hot.flags |= REPLIED;
-        }
-        if glance.proto == TCP {
-            entry.hot.track(glance.tcp_flags, is_reply);
-        }
-        entry.count(is_reply, packet.len());
-        let (ip_delta, l4_delta) = entry.hot.deltas(is_reply);
-        let frame = packet.bytes_mut();
-        if entry.hot.is(TRANSLATED) {
-            rewrite(frame, glance, &entry.leaves(is_reply), ip_delta.0, l4_delta.0);
+        let len = packet.len();
+        let frame: &mut [u8; FRAME] = packet.head_mut()?;
+        let ip: &mut Ip = frame[start_of(glance.vlan)..].first_chunk_mut()?;
+        let asked = u64::from(entry.hot.generation ^ self.tables.generation)
+            | u64::from(entry.hot.ports[side] ^ glance.ports)
+            | u64::from((entry.hot.says() ^ glance.expected) & ASKED);
+        if glance.v4 {
+            let (count, is_full) = entry.hot.counted_v4(side, len);
+            if asked | (entry.hot.sides[side][0] ^ glance.addresses) | is_full != 0 {
+                return None;
+            }
+            entry.hot.sides[side][1] = count;
+            leave_v4(ip, entry.hot, side, glance);
         } else {
-            one_hop_less(frame, glance);
+            if asked | differ(entry.arrives_v6(side), addresses_v6(ip)) != 0 {
+                return None;
+            }
+            entry.count_v6(side, len);
+            leave_v6(ip, &entry, side, glance);
         }
+        entry.hot.seen = self.seconds;
+        entry.hot.flags |= REPLIED * u16::from(flow.is_reply());
         link(frame, adjacency);
         Some(adjacency.port)
     }
-}
 
-fn knows_vlan(tables: &Tables, packet: &Packet<'_>, vlan: u16) -> bool {
-    let routing = &tables.routing;
-    routing.port(packet.port).is_some_and(|port| routing.find_port(port.device, vlan).is_some())
-}
-
-/// Addresses and ports that a packet leaves with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Leaves<'a> {
-    pub src: &'a [u32; 4],
-    pub dst: &'a [u32; 4],
-    pub sport: u16,
-    pub dport: u16,
-}
-
-/// New addresses and ports, one hop less, and the checksums of both headers in one step each.
-#[inline(always)]
-fn rewrite(frame: &mut [u8], glance: &Glance, to: &Leaves<'_>, ip_delta: u16, l4_delta: u16) {
-    let Some(ip) = frame.get_mut(usize::from(glance.l3)..) else { return };
-    // As many bytes as any ordinary packet has behind its link header, so that one comparison is enough for all of them.
-    if glance.v4 {
-        let Some((header, l4)) = ip.split_first_chunk_mut::<28>() else { return };
-        header[8] = glance.ttl - 1;
-        let sum = update(u16::from_be_bytes([header[10], header[11]]), ip_delta, HOP);
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
-        header[12..16].copy_from_slice(&to.src[0].to_ne_bytes());
-        header[16..20].copy_from_slice(&to.dst[0].to_ne_bytes());
-        let Some(ports) = header.last_chunk_mut::<8>() else { return };
-        transport_leaves(ports, l4, glance, to, l4_delta);
-    } else {
-        let Some((header, l4)) = ip.split_first_chunk_mut::<48>() else { return };
-        header[7] = glance.ttl - 1;
-        for (bytes, word) in header[8..40].chunks_exact_mut(4).zip(to.src.iter().chain(to.dst)) {
-            bytes.copy_from_slice(&word.to_ne_bytes());
+    /// The same for a packet of a connection that is not in its midst, or does not stay there.
+    pub(crate) fn moves_on(&mut self, packet: &mut Packet<'_>, glance: &Glance) -> Option<PortId> {
+        let flow = glance.candidate;
+        let hot = self.state.flows.hot(flow);
+        if (hot.says() ^ glance.expected) & ASKED & !STATE != 0 {
+            return None;
         }
-        let Some(ports) = header.last_chunk_mut::<8>() else { return };
-        transport_leaves(ports, l4, glance, to, l4_delta);
+        let (before, [proto, ..]) = (hot.tcp(), glance.expected.to_le_bytes());
+        let glance = Glance { expected: said(proto, before as u8, family(glance.v4) | LIVE), ..*glance };
+        let port = self.short_way(packet, &glance)?;
+        let (hot, _) = self.state.flows.parts(flow);
+        hot.tcp = before.after(glance.tcp_flags, flow.is_reply()) as u8;
+        Some(port)
     }
 }
 
-/// Ports and checksum; `rest` is what follows the first eight bytes of the transport header.
 #[inline(always)]
-fn transport_leaves(first: &mut [u8; 8], rest: &mut [u8], glance: &Glance, to: &Leaves<'_>, delta: u16) {
-    first[0..2].copy_from_slice(&to.sport.to_be_bytes());
-    first[2..4].copy_from_slice(&to.dport.to_be_bytes());
-    if glance.proto == UDP {
-        let sum = u16::from_be_bytes([first[6], first[7]]);
-        // Without a checksum it stays without; a sum of zero is sent as its other form.
-        if sum != 0 {
-            let new = update(sum, delta, 0);
-            first[6..8].copy_from_slice(&(if new == 0 { 0xffff } else { new }).to_be_bytes());
-        }
-    } else if let Some(header) = rest.first_chunk_mut::<10>() {
-        let sum = u16::from_be_bytes([header[8], header[9]]);
-        header[8..10].copy_from_slice(&update(sum, delta, 0).to_be_bytes());
+const fn family(v4: bool) -> u16 {
+    if v4 { V4 } else { 0 }
+}
+
+/// Is there a port for this tag, where the packet came in? The next packet of the burst has most likely the same.
+#[inline(always)]
+fn knows_vlan(tables: &Tables, known: &mut (PortId, u16), tag: (PortId, u16)) -> bool {
+    *known == tag || has_port(tables, known, tag)
+}
+
+#[cold]
+#[inline(never)]
+fn has_port(tables: &Tables, known: &mut (PortId, u16), tag: (PortId, u16)) -> bool {
+    let port = tables.routing.port(tag.0).and_then(|port| tables.routing.find_port(port.device, tag.1));
+    if port.is_some() {
+        *known = tag;
+    }
+    port.is_some()
+}
+
+/// New addresses and ports, one hop less, and the checksums of both headers in one step each. What leaves is what arrives
+/// in the other direction, with source and destination changed over.
+#[inline(always)]
+fn leave_v4(ip: &mut Ip, hot: &Hot, side: usize, glance: &Glance) {
+    let [ttl, proto, a, b] = [ip[8], ip[9], ip[10], ip[11]];
+    let [a, b] = update(u16::from_ne_bytes([a, b]), hot.other[side]).to_ne_bytes();
+    ip[8..12].copy_from_slice(&[ttl.wrapping_sub(1), proto, a, b]);
+    ip[12..20].copy_from_slice(&hot.sides[1 - side][0].rotate_left(32).to_ne_bytes());
+    if let Some(l4) = ip[20..].first_chunk_mut() {
+        transport_leaves(l4, hot, side, glance);
     }
 }
 
-/// What one hop less does to the sum over the word of TTL and protocol.
-const HOP: u16 = 0xfeff;
+#[inline(always)]
+fn leave_v6(ip: &mut Ip, entry: &Entry<'_>, side: usize, glance: &Glance) {
+    let [src, dst] = entry.arrives_v6(1 - side);
+    ip[7] = ip[7].wrapping_sub(1);
+    for (bytes, half) in ip[8..40].chunks_exact_mut(8).zip([dst[0], dst[1], src[0], src[1]]) {
+        bytes.copy_from_slice(&half.to_ne_bytes());
+    }
+    if let Some(l4) = ip.last_chunk_mut() {
+        transport_leaves(l4, entry.hot, side, glance);
+    }
+}
 
 #[inline(always)]
-fn one_hop_less(frame: &mut [u8], glance: &Glance) {
-    let Some(ip) = frame.get_mut(usize::from(glance.l3)..).and_then(|ip| ip.first_chunk_mut::<12>()) else {
+fn transport_leaves(l4: &mut [u8; 20], hot: &Hot, side: usize, glance: &Glance) {
+    l4[..4].copy_from_slice(&hot.ports[1 - side].rotate_left(16).to_ne_bytes());
+    let [proto, ..] = glance.expected.to_le_bytes();
+    if proto == TCP {
+        let new = update(u16_at(l4, 16), hot.l4_deltas[side]);
+        l4[16..18].copy_from_slice(&new.to_ne_bytes());
         return;
-    };
-    if glance.v4 {
-        ip[8] = glance.ttl - 1;
-        let sum = update(u16::from_be_bytes([ip[10], ip[11]]), 0, HOP);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        ip[7] = glance.ttl - 1;
+    }
+    // UDP without a checksum stays without; a sum of zero is sent as its other form.
+    let sum = u16_at(l4, 6);
+    if sum != 0 {
+        let new = update(sum, hot.l4_deltas[side]);
+        l4[6..8].copy_from_slice(&(if new == 0 { 0xffff } else { new }).to_ne_bytes());
     }
 }
 
-/// One's complement addition: what is carried out comes in again.
+/// A checksum after a change. Its byte order does not matter to it.
 #[inline(always)]
-const fn plus(a: u16, b: u16) -> u16 {
-    let (sum, carry) = a.overflowing_add(b);
-    sum + carry as u16
-}
-
-/// A checksum after two changes.
-#[inline(always)]
-const fn update(checksum: u16, one: u16, two: u16) -> u16 {
-    !plus(plus(!checksum, one), two)
+const fn update(checksum: u16, delta: u16) -> u16 {
+    // What is carried out comes in again.
+    let (sum, carry) = (!checksum).overflowing_add(delta);
+    !(sum + carry as u16)
 }
 
 /// The link header; the frame is tagged already if it is to be.
 #[inline(always)]
-fn link(bytes: &mut [u8], adjacency: &Adjacency) {
-    if let Some(macs) = bytes.first_chunk_mut::<12>() {
-        *macs = adjacency.macs;
-    }
-    if adjacency.vlan != 0
-        && let Some(tag) = bytes.first_chunk_mut::<16>()
-    {
-        tag[12..14].copy_from_slice(&VLAN.to_be_bytes());
-        tag[14..16].copy_from_slice(&adjacency.vlan.to_be_bytes());
+fn link(frame: &mut [u8; FRAME], adjacency: &Adjacency) {
+    frame[..12].copy_from_slice(&adjacency.macs);
+    if adjacency.vlan != 0 {
+        frame[12..14].copy_from_slice(&VLAN.to_ne_bytes());
+        frame[14..16].copy_from_slice(&adjacency.vlan.to_be_bytes());
     }
 }

@@ -144,7 +144,7 @@ impl<S: EventSink> Turn<'_, S> {
             return Err(self.refuse(&headers.key, Some(headers), DropReason::NoBackend));
         };
         let (to, end) = (served(self.tables, &self.state.flows, flow), end_of(backend, dispatch));
-        let hash = self.state.flows.place(&self.state.flows.leaves_as(flow)).hash;
+        let hash = self.state.flows.place(&self.state.flows.leaves_as(flow)).hash();
         let (tables, v4) = (self.tables, to.v4);
         let hop = match tables.routing.route(end, v4, hash) {
             Hop::Via(id) => tables.routing.hop(id).copied(),

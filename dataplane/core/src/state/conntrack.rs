@@ -9,6 +9,8 @@
 //! hardware prefetches it; a timer wheel would jump about. The price is that a flow may live [`SWEEP_SECONDS`] longer than
 //! its timeout.
 
+mod entry;
+
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -16,11 +18,17 @@ use core::net::Ipv6Addr;
 
 use hashbrown::HashMap;
 
-use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, Timeouts, V4};
+use super::flow::{self, Cold, Hot, Keys, LIVE, ODD, REPLIED, TRANSLATED, Timeouts, V4};
+use super::tcp::TcpState;
+use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
-use crate::intrinsics::{Seed, hash, hash_words, matching, prefetch};
-use crate::path::short::{Glance, Leaves};
+use crate::intrinsics::{Seed, hash, hash_v4, hash_v6, matching, prefetch};
+use crate::parse::{TCP, everyday};
+use crate::rewrite;
 use crate::time::Now;
+
+use entry::arrives_v6;
+pub(crate) use entry::{Entry, differ};
 
 /// In how many seconds the sweep passes every entry.
 pub const SWEEP_SECONDS: u64 = 4;
@@ -40,18 +48,24 @@ struct Bucket {
     refs: [u32; LANES],
 }
 
-/// A key's hash, and where it may lie.
+/// The hash of a key, which says where it may lie.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Place {
-    first: u32,
-    second: u32,
-    tag: u16,
-    /// For choices that want a hash of the flow (several next hops, random backends).
-    pub hash: u32,
-}
+pub struct Place([u64; 2]);
 
 impl Place {
-    pub(crate) const NOWHERE: Self = Self { first: 0, second: 0, tag: 0, hash: 0 };
+    pub(crate) const NOWHERE: Self = Self([0; 2]);
+
+    /// For choices that want a hash of the flow (several next hops, random backends).
+    #[inline]
+    pub const fn hash(self) -> u32 {
+        (self.0[0] >> 32) as u32
+    }
+
+    /// Never zero: that is the tag of nothing.
+    #[inline(always)]
+    const fn tag(self) -> u16 {
+        (self.0[1] >> 48) as u16 | 1
+    }
 }
 
 /// A flow and a direction of it.
@@ -111,9 +125,10 @@ pub struct FlowTable {
     /// Entries from here on were never used.
     high: u32,
     live: u32,
-    addresses: Vec<[u32; 4]>,
+    /// Those that entries of IPv6 flows have a number of.
+    addresses: Vec<[u64; 2]>,
     /// The number of each of them.
-    numbers: HashMap<[u32; 4], u16, ahash::RandomState>,
+    numbers: HashMap<[u64; 2], u16, ahash::RandomState>,
     half_open: VecDeque<u32>,
     cursor: u32,
     swept: Now,
@@ -125,7 +140,7 @@ impl FlowTable {
         // Two keys a flow at 80 % load: 2.5 places a flow, 8 places a bucket.
         let buckets = (flows * 5).div_ceil(2 * LANES);
         let mut addresses = Vec::with_capacity(MAX_ADDRESSES);
-        addresses.push([0; 4]);
+        addresses.push([0; 2]);
         Self {
             seed,
             buckets: vec![Bucket::default(); buckets.max(2)],
@@ -159,38 +174,52 @@ impl FlowTable {
     /// Where this key may lie.
     #[inline]
     pub fn place(&self, key: &FlowKey) -> Place {
-        self.spread(hash(key, &self.seed))
+        Place(hash(key, &self.seed))
     }
 
-    /// The same for a packet that was only glanced at.
-    #[inline]
-    pub(crate) fn place_of(&self, glance: &Glance) -> Place {
-        let ports = (glance.sport, glance.dport, glance.proto);
-        self.spread(hash_words(&glance.src, &glance.dst, ports, glance.v4, &self.seed))
+    /// The same for words as they stand in an IPv4 packet.
+    #[inline(always)]
+    pub(crate) fn place_v4(&self, addresses: u64, rest: u64) -> Place {
+        Place(hash_v4(addresses, rest, &self.seed))
     }
 
-    #[inline]
-    fn spread(&self, [low, high]: [u64; 2]) -> Place {
-        let count = self.buckets.len() as u64;
-        let first = scale(low, count);
-        let second = scale(high, count);
-        let top = |word: u64| word.to_be_bytes();
-        let [a, b, c, d, ..] = top(low);
-        let [e, f, ..] = top(high);
-        Place { first, second, tag: u16::from_be_bytes([e, f]) | 1, hash: u32::from_be_bytes([a, b, c, d]) }
+    #[inline(always)]
+    pub(crate) fn place_v6(&self, src: [u64; 2], dst: [u64; 2], rest: u64) -> Place {
+        Place(hash_v6(src, dst, rest, &self.seed))
     }
 
-    #[inline]
+    /// The bucket that a key is looked for first, as an index.
+    #[inline(always)]
+    fn first(&self, place: &Place) -> u32 {
+        scale(place.0[0], self.buckets.len() as u64)
+    }
+
+    #[inline(always)]
+    fn second(&self, place: &Place) -> u32 {
+        scale(place.0[1], self.buckets.len() as u64)
+    }
+
+    fn both(&self, place: &Place) -> [u32; 2] {
+        [self.first(place), self.second(place)]
+    }
+
+    #[inline(always)]
     pub fn prefetch_bucket(&self, place: &Place) {
-        prefetch(&self.buckets[place.first as usize]);
+        prefetch(&self.buckets[self.first(place) as usize]);
+    }
+
+    /// The other one is needed, too, where there is no flow yet.
+    #[inline]
+    pub(crate) fn prefetch_second(&self, place: &Place) {
+        prefetch(&self.buckets[self.second(place) as usize]);
     }
 
     /// A flow is about to be made whose replies will have this key: start fetching what that will write to.
     #[inline]
     pub(crate) fn expect(&self, reply: &FlowKey) {
         let place = self.place(reply);
-        prefetch(&self.buckets[place.first as usize]);
-        prefetch(&self.buckets[place.second as usize]);
+        self.prefetch_bucket(&place);
+        self.prefetch_second(&place);
         let next = self.free.last().copied().unwrap_or(self.high) as usize;
         if let (Some(hot), Some(cold)) = (self.hot.get(next), self.cold.get(next)) {
             prefetch(hot);
@@ -199,22 +228,33 @@ impl FlowTable {
     }
 
     /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].
-    #[inline]
+    #[inline(always)]
     pub fn candidate(&self, place: &Place, v4: bool) -> FlowRef {
-        for bucket in [place.first, place.second] {
-            let bucket = &self.buckets[bucket as usize];
-            let bits = matching(&bucket.tags, place.tag);
-            if bits != 0 {
-                let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize]);
-                prefetch(&self.hot[found.index() as usize]);
-                if !v4 {
-                    // Its counts do not fit the line.
-                    prefetch(&self.cold[found.index() as usize]);
-                }
-                return found;
-            }
+        let found = match self.tagged(self.first(place), place.tag()) {
+            Some(found) => found,
+            None => self.in_second(place),
+        };
+        if let Some(hot) = self.hot.get(found.index() as usize) {
+            prefetch(hot);
         }
-        FlowRef::NONE
+        if !v4 && let Some(cold) = self.cold.get(found.index() as usize) {
+            // Its counts do not fit the line.
+            prefetch(cold);
+        }
+        found
+    }
+
+    #[inline(always)]
+    fn tagged(&self, bucket: u32, tag: u16) -> Option<FlowRef> {
+        let bucket = &self.buckets[bucket as usize];
+        let bits = matching(&bucket.tags, tag);
+        (bits != 0).then(|| FlowRef(bucket.refs[bits.trailing_zeros() as usize % LANES]))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn in_second(&self, place: &Place) -> FlowRef {
+        self.tagged(self.second(place), place.tag()).unwrap_or(FlowRef::NONE)
     }
 
     /// The flow of this key: the candidate if it is right, else whatever a full search finds.
@@ -233,9 +273,9 @@ impl FlowTable {
     /// Looked at again even where there was no candidate: a packet earlier in the burst may have made the flow.
     #[cold]
     fn search(&self, key: &FlowKey, place: &Place) -> Option<FlowRef> {
-        [place.first, place.second].iter().find_map(|bucket| {
+        self.both(place).iter().find_map(|bucket| {
             let bucket = &self.buckets[*bucket as usize];
-            let mut bits = matching(&bucket.tags, place.tag);
+            let mut bits = matching(&bucket.tags, place.tag());
             while bits != 0 {
                 let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize]);
                 if self.matches(found, key) {
@@ -250,20 +290,25 @@ impl FlowTable {
     /// Is this the flow and direction of the key?
     #[inline]
     fn matches(&self, found: FlowRef, key: &FlowKey) -> bool {
-        let (src, dst) = (flow::words(key.src, key.v4), flow::words(key.dst, key.v4));
-        let hot = self.hot(found);
-        let (src, dst) = ((&src, key.sport), (&dst, key.dport));
-        is_between(hot, &self.addresses, found.is_reply(), src, dst, (key.proto, key.v4))
+        let (hot, side) = (self.hot(found), usize::from(found.is_reply()));
+        let family = if key.v4 { V4 | LIVE } else { LIVE };
+        let stranger = if key.v4 {
+            hot.sides[side][0] ^ flow::pair(key.src, key.dst)
+        } else {
+            differ(arrives_v6(hot, &self.addresses, side), [flow::halves(key.src), flow::halves(key.dst)])
+        };
+        stranger == 0
+            && hot.ports[side] == flow::ports(key.sport, key.dport)
+            && hot.proto == key.proto
+            && hot.flags & (V4 | LIVE) == family
     }
 
-    /// All that the short way needs of a flow, if it is the flow and direction of the packet.
+    /// All that the short way needs of what it takes for the flow of a packet.
     #[inline(always)]
-    pub(crate) fn entry_of(&mut self, found: FlowRef, glance: &Glance) -> Option<Entry<'_>> {
+    pub(crate) fn entry(&mut self, found: FlowRef) -> Option<Entry<'_>> {
         let index = found.index() as usize;
         let hot = self.hot.get_mut(index)?;
-        let (src, dst) = ((&glance.src, glance.sport), (&glance.dst, glance.dport));
-        is_between(hot, &self.addresses, found.is_reply(), src, dst, (glance.proto, glance.v4))
-            .then_some(Entry { hot, cold: &mut self.cold, index, addresses: &self.addresses })
+        Some(Entry { hot, cold: &mut self.cold, index, addresses: &self.addresses })
     }
 
     #[inline]
@@ -284,21 +329,16 @@ impl FlowTable {
     /// What packets of this direction look like when they leave.
     #[inline]
     pub fn leaves_as(&self, flow: FlowRef) -> FlowKey {
-        let (hot, Leaves { src, dst, sport, dport }) = (self.hot(flow), self.leaves(flow));
+        let (hot, other) = (self.hot(flow), usize::from(!flow.is_reply()));
         let v4 = hot.is(V4);
-        FlowKey {
-            src: flow::address(*src, v4),
-            dst: flow::address(*dst, v4),
-            sport,
-            dport,
-            proto: hot.proto,
-            v4,
-        }
-    }
-
-    #[inline(always)]
-    fn leaves(&self, flow: FlowRef) -> Leaves<'_> {
-        leaves(self.hot(flow), &self.addresses, flow.is_reply())
+        let (src, dst) = if v4 {
+            flow::addresses(hot.sides[other][0])
+        } else {
+            let [src, dst] = arrives_v6(hot, &self.addresses, other);
+            (flow::address(src), flow::address(dst))
+        };
+        let (sport, dport) = flow::two_ports(hot.ports[other]);
+        FlowKey { src, dst, sport, dport, proto: hot.proto, v4 }.reverse()
     }
 
     /// Both keys of a flow.
@@ -310,7 +350,7 @@ impl FlowTable {
         }
     }
 
-    /// Remember a flow under both its keys. The addresses of `new.hot` are filled in here.
+    /// Remember a flow under both its keys. What follows from them is filled in here.
     pub fn insert(&mut self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
         let (original, reply) = (new.keys.original, new.keys.translated.reverse());
         let places = [self.place(&original), self.place(&reply)];
@@ -318,7 +358,7 @@ impl FlowTable {
             return Err(InsertError::Collision);
         }
         let mut hot = new.hot;
-        self.fill_addresses(&mut hot, &new.keys).ok_or(InsertError::Full)?;
+        self.fill(&mut hot, &new.keys).ok_or(InsertError::Full)?;
         let index = self.allocate().ok_or(InsertError::Full)?;
         hot.flags |= LIVE;
         hot.seen = now.seconds();
@@ -333,37 +373,52 @@ impl FlowTable {
             }
         }
         self.live += 1;
-        if hot.proto != crate::parse::TCP || hot.tcp().half_open() {
+        if hot.proto != TCP || hot.tcp().half_open() {
             self.remember_half_open(index);
         }
         Ok(FlowRef::new(index, false))
     }
 
-    fn fill_addresses(&mut self, hot: &mut Hot, keys: &Keys) -> Option<()> {
-        let v4 = keys.original.v4;
+    /// Everything in the hot line that follows from the keys.
+    fn fill(&mut self, hot: &mut Hot, keys: &Keys) -> Option<()> {
+        let (original, reply) = (keys.original, keys.translated.reverse());
+        let v4 = original.v4;
         hot.flags = if v4 { hot.flags | V4 } else { hot.flags & !V4 };
-        hot.proto = keys.original.proto;
-        let (a, d) = (flow::words(keys.original.src, v4), flow::words(keys.translated.dst, v4));
-        hot.outer = [a, d];
-        hot.middle = [self.number(keys.original.dst, d, v4)?, self.number(keys.translated.src, a, v4)?];
-        hot.outer_ports = [keys.original.sport, keys.translated.dport];
-        hot.middle_ports = [keys.original.dport, keys.translated.sport];
+        hot.flags = if everyday(&original) && everyday(&reply) { hot.flags & !ODD } else { hot.flags | ODD };
+        hot.proto = original.proto;
+        if hot.proto != TCP {
+            hot.tcp = TcpState::Established as u8;
+        }
+        hot.ports = [flow::ports(original.sport, original.dport), flow::ports(reply.sport, reply.dport)];
+        let translated = hot.is(TRANSLATED);
+        let (ip, l4) =
+            if translated { rewrite::deltas(&original, &keys.translated) } else { Default::default() };
+        let back = |delta: Delta| if translated { delta.reverse() } else { delta };
+        hot.l4_deltas = [l4.0.to_be(), back(l4).0.to_be()];
+        if v4 {
+            hot.sides = [[flow::pair(original.src, original.dst), 0], [flow::pair(reply.src, reply.dst), 0]];
+            hot.other = [(ip + rewrite::HOP).0.to_be(), (back(ip) + rewrite::HOP).0.to_be()];
+        } else {
+            let (a, d) = (flow::halves(original.src), flow::halves(reply.src));
+            hot.sides = [a, d];
+            hot.other = [self.number(original.dst, d)?, self.number(reply.dst, a)?];
+        }
         Some(())
     }
 
     /// The number of an address in the list of those in the middle. The list only grows: it holds frontends and NAT
     /// addresses, which are few.
-    fn number(&mut self, ip: Ipv6Addr, same: [u32; 4], v4: bool) -> Option<u16> {
-        let words = flow::words(ip, v4);
-        if words == same {
+    fn number(&mut self, ip: Ipv6Addr, same: [u64; 2]) -> Option<u16> {
+        let halves = flow::halves(ip);
+        if halves == same {
             return Some(0);
         }
-        if let Some(number) = self.numbers.get(&words) {
+        if let Some(number) = self.numbers.get(&halves) {
             return Some(*number);
         }
         let number = u16::try_from(self.addresses.len()).ok().filter(|n| usize::from(*n) < MAX_ADDRESSES)?;
-        self.addresses.push(words);
-        self.numbers.insert(words, number);
+        self.addresses.push(halves);
+        self.numbers.insert(halves, number);
         Some(number)
     }
 
@@ -384,8 +439,7 @@ impl FlowTable {
         for _ in 0..64 {
             let index = self.half_open.pop_front()?;
             let hot = &self.hot[index as usize];
-            let waiting =
-                if hot.proto == crate::parse::TCP { hot.tcp().half_open() } else { !hot.is(REPLIED) };
+            let waiting = if hot.proto == TCP { hot.tcp().half_open() } else { !hot.is(REPLIED) };
             if hot.is(LIVE) && waiting {
                 return Some(FlowRef::new(index, false));
             }
@@ -404,10 +458,11 @@ impl FlowTable {
     /// Put a reference into one of the key's two buckets, moving another key to its second bucket if need be.
     fn link(&mut self, place: &Place, reference: FlowRef) -> bool {
         let free = |bucket: u32| matching(&self.buckets[bucket as usize].tags, 0).count_ones();
-        let (first, second) = (free(place.first), free(place.second));
+        let [first, second] = self.both(place);
+        let room = (free(first), free(second));
         // The first bucket is the one that look-ups have prefetched: prefer it unless it is much fuller.
-        let best = if first + 2 < second || first == 0 { place.second } else { place.first };
-        self.put(best, place.tag, reference) || self.make_room(place, reference)
+        let best = if room.0 + 2 < room.1 || room.0 == 0 { second } else { first };
+        self.put(best, place.tag(), reference) || self.make_room(place, reference)
     }
 
     fn put(&mut self, bucket: u32, tag: u16, reference: FlowRef) -> bool {
@@ -424,14 +479,15 @@ impl FlowTable {
 
     #[cold]
     fn make_room(&mut self, place: &Place, reference: FlowRef) -> bool {
-        for bucket in [place.first, place.second] {
+        for bucket in self.both(place) {
             for lane in 0..LANES {
                 let moved = FlowRef(self.buckets[bucket as usize].refs[lane]);
                 let other = self.place(&self.key_of(moved));
-                let target = if other.first == bucket { other.second } else { other.first };
-                if target != bucket && self.put(target, other.tag, moved) {
+                let [first, second] = self.both(&other);
+                let target = if first == bucket { second } else { first };
+                if target != bucket && self.put(target, other.tag(), moved) {
                     self.buckets[bucket as usize].refs[lane] = reference.0;
-                    self.buckets[bucket as usize].tags[lane] = place.tag;
+                    self.buckets[bucket as usize].tags[lane] = place.tag();
                     return true;
                 }
             }
@@ -446,7 +502,7 @@ impl FlowTable {
 
     fn unlink(&mut self, key: &FlowKey, reference: FlowRef) {
         let place = self.place(key);
-        for bucket in [place.first, place.second] {
+        for bucket in self.both(&place) {
             let bucket = &mut self.buckets[bucket as usize];
             if let Some(lane) = bucket.refs.iter().position(|r| *r == reference.0) {
                 bucket.refs[lane] = 0;
@@ -504,69 +560,6 @@ impl FlowTable {
             .filter(|index| self.hot[*index as usize].is(LIVE))
             .map(|index| (index + 1, FlowRef::new(index, false)))
     }
-}
-
-/// A flow in the hands of the short way.
-#[derive(Debug)]
-pub(crate) struct Entry<'a> {
-    pub hot: &'a mut Hot,
-    cold: &'a mut [Cold],
-    index: usize,
-    addresses: &'a [[u32; 4]],
-}
-
-impl Entry<'_> {
-    #[inline(always)]
-    pub(crate) fn count(&mut self, is_reply: bool, len: usize) {
-        if let Some(cold) = self.cold.get_mut(self.index) {
-            self.hot.count(cold, is_reply, len);
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn leaves(&self, is_reply: bool) -> Leaves<'_> {
-        leaves(self.hot, self.addresses, is_reply)
-    }
-}
-
-/// Does the direction of the flow lead from here to there?
-#[inline(always)]
-fn is_between(
-    hot: &Hot,
-    addresses: &[[u32; 4]],
-    is_reply: bool,
-    (src, sport): (&[u32; 4], u16),
-    (dst, dport): (&[u32; 4], u16),
-    (proto, v4): (u8, bool),
-) -> bool {
-    let (near, far) = (usize::from(is_reply), usize::from(!is_reply));
-    let from = &hot.outer[near];
-    let to = middle(addresses, hot.middle[near], &hot.outer[far]);
-    let family = if v4 { V4 | LIVE } else { LIVE };
-    from[0] == src[0]
-        && to[0] == dst[0]
-        && hot.outer_ports[near] == sport
-        && hot.middle_ports[near] == dport
-        && hot.proto == proto
-        && hot.flags & (V4 | LIVE) == family
-        && (v4 || (from[1..] == src[1..] && to[1..] == dst[1..]))
-}
-
-#[inline(always)]
-fn leaves<'a>(hot: &'a Hot, addresses: &'a [[u32; 4]], is_reply: bool) -> Leaves<'a> {
-    let (near, far) = (usize::from(is_reply), usize::from(!is_reply));
-    Leaves {
-        src: middle(addresses, hot.middle[far], &hot.outer[near]),
-        dst: &hot.outer[far],
-        sport: hot.middle_ports[far],
-        dport: hot.outer_ports[far],
-    }
-}
-
-/// B or C: by its number, or the same as the outer side.
-#[inline(always)]
-fn middle<'a>(addresses: &'a [[u32; 4]], number: u16, same: &'a [u32; 4]) -> &'a [u32; 4] {
-    if number == 0 { same } else { &addresses[usize::from(number)] }
 }
 
 /// The low half of a hash, scaled to `count` choices.

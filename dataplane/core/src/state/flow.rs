@@ -3,13 +3,13 @@
 //! Four address-and-port pairs describe a flow: packets of the original direction go from A to B and leave as C to D,
 //! replies come from D to C and leave as B to A. A is the client, B what it asked for (a frontend, or the server itself),
 //! C the client as the server sees it, D the server. Where nothing is translated, C is A and D is B. That is also the
-//! rewrite: what leaves is the other pair, and the checksum deltas of one direction are the complement of the other's.
+//! rewrite: packets of one direction leave as those of the other arrive, with source and destination changed over.
 //!
+//! An IPv4 flow has room for all four addresses and for its counts in one line. Of an IPv6 flow the line holds A and D.
 //! B and C, where they differ, are among few addresses (frontends, NAT addresses): the entry holds their number in
-//! [`super::conntrack::FlowTable`]'s list. So an IPv6 flow fits one line. An IPv4 flow needs only the first word of its
-//! addresses; its counters live in the rest, and its packets touch one line.
+//! [`super::conntrack::FlowTable`]'s list. Its counts are in the cold part.
 
-use core::net::Ipv6Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use super::tcp::TcpState;
 use crate::checksum::Delta;
@@ -45,19 +45,26 @@ pub const TOLD: u16 = 1024;
 /// A DNS rule hears what is asked on it: every packet goes the long way, because it never remembers a next hop.
 pub const DNS: u16 = 2048;
 
-/// What every packet of the flow reads and writes: one cache line.
+/// Something about its addresses is such that every packet is to be looked at closely.
+pub const ODD: u16 = 4096;
+
+/// What every packet of the flow reads and writes: one cache line. Pairs are in the order of the directions, so that a
+/// direction is an index and not a choice. Addresses, ports and sums are as they stand in packets.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct Hot {
-    /// A and D. For IPv4 only the first word is an address; see [`Hot::count`] for the others. All pairs are in the order
-    /// of the sides, so that a direction is an index and not a choice.
-    pub outer: [[u32; 4]; 2],
-    /// Numbers of B and C; 0 means "the same as D" and "the same as A".
-    pub middle: [u16; 2],
-    /// Ports of A and D, and of B and C.
-    pub outer_ports: [u16; 2],
-    pub middle_ports: [u16; 2],
+    /// IPv4, by direction: source and destination of what arrives ([`pair`]), and its count (see [`Hot::count`]). IPv6: A
+    /// and D.
+    pub sides: [[u64; 2]; 2],
+    /// By direction: source and destination port of what arrives.
+    pub ports: [u32; 2],
+    /// IPv4, by direction: what addresses that change, and one hop less, add to the header's sum. IPv6: the numbers of B
+    /// and C; 0 means "the same as D" and "the same as A".
+    pub other: [u16; 2],
+    /// By direction: what the change adds to the transport's sum.
+    pub l4_deltas: [u16; 2],
     pub proto: u8,
+    /// Established for all that is not TCP.
     pub tcp: u8,
     pub flags: u16,
     pub generation: u32,
@@ -65,8 +72,6 @@ pub struct Hot {
     pub seen: u32,
     /// Next hops of the original and of the reply direction.
     pub hops: [u16; 2],
-    pub ip_delta: u16,
-    pub l4_delta: u16,
 }
 
 /// The rest.
@@ -78,10 +83,18 @@ pub struct Cold {
     pub ingress_rule: u32,
     pub service: u32,
     pub backend: u32,
-    /// Packets of an IPv6 flow, original and reply. For IPv4: how often the hot count wrapped.
+    /// Packets, original and reply; for IPv4: what was carried here, in units of [`CARRIED_PACKETS`].
     pub(crate) packets: [u32; 2],
+    /// Bytes; for IPv4: what was carried here.
     pub(crate) bytes: [[u32; 2]; 2],
 }
+
+/// An IPv4 flow counts bytes in the low bits of a word and packets in the rest. The topmost bit of either is a guard: where
+/// one is set, what it stands for is carried to the cold part.
+const PACKET: u32 = 40;
+const CARRIED_BYTES: u64 = 1 << (PACKET - 1);
+const CARRIED_PACKETS: u64 = 1 << (63 - PACKET);
+const GUARDS: u64 = CARRIED_BYTES | CARRIED_PACKETS << PACKET;
 
 const _: () = assert!(size_of::<Hot>() == 64 && size_of::<Cold>() <= 44);
 
@@ -118,59 +131,68 @@ impl Hot {
         }
     }
 
-    /// Count a packet of the direction. IPv4 counts are exact without bound: what overflows the line is carried to the
-    /// cold part. IPv6 packets are counted in 32 bits, their bytes in 64.
+    /// Count a packet of the direction. IPv4 counts are exact without bound; IPv6 packets are counted in 32 bits.
     #[inline(always)]
     pub fn count(&mut self, cold: &mut Cold, is_reply: bool, len: usize) {
         let side = usize::from(is_reply);
-        if self.is(V4) {
-            let words = &mut self.outer[side];
-            let (packets, wrapped) = words[1].overflowing_add(1);
-            words[1] = packets;
-            if wrapped {
-                cold.packets[side] = cold.packets[side].wrapping_add(1);
-            }
-            let bytes = join([words[2], words[3]]) + len as u64;
-            [words[2], words[3]] = split(bytes);
-        } else {
-            cold.packets[side] = cold.packets[side].wrapping_add(1);
-            cold.bytes[side] = split(join(cold.bytes[side]) + len as u64);
+        if !self.is(V4) {
+            return cold.count(side, len);
         }
+        let (count, is_full) = self.counted_v4(side, len);
+        self.sides[side][1] = count & !GUARDS;
+        if is_full != 0 {
+            cold.packets[side] = cold.packets[side].wrapping_add(u32::from(count >> 63 != 0));
+            cold.bytes[side] = split(join(cold.bytes[side]) + (count & CARRIED_BYTES));
+        }
+    }
+
+    /// The count of an IPv4 flow with one packet more; not zero: something of it is to be carried.
+    #[inline(always)]
+    pub(crate) fn counted_v4(&self, side: usize, len: usize) -> (u64, u64) {
+        let count = self.sides[side][1].wrapping_add(len as u64 | 1 << PACKET);
+        (count, count & GUARDS)
     }
 
     /// Packets and bytes so far, original and reply.
     pub fn counts(&self, cold: &Cold) -> ([u64; 2], [u64; 2]) {
-        if self.is(V4) {
-            let side = |words: &[u32; 4], carried: u32| {
-                (u64::from(carried) << 32 | u64::from(words[1]), join([words[2], words[3]]))
-            };
-            let [a, d] = &self.outer;
-            let (original, reply) = (side(a, cold.packets[0]), side(d, cold.packets[1]));
-            ([original.0, reply.0], [original.1, reply.1])
-        } else {
-            (cold.packets.map(u64::from), cold.bytes.map(join))
+        let (packets, bytes) = (cold.packets.map(u64::from), cold.bytes.map(join));
+        if !self.is(V4) {
+            return (packets, bytes);
         }
+        let here = self.sides.map(|[_, count]| count);
+        (
+            [0, 1].map(|side| packets[side] * CARRIED_PACKETS + (here[side] >> PACKET)),
+            [0, 1].map(|side| bytes[side] + (here[side] & (CARRIED_BYTES - 1))),
+        )
     }
 
     /// Start from these totals (a flow that outlived its process).
     #[expect(clippy::cast_possible_truncation, reason = "split into halves on purpose")]
     pub fn set_counts(&mut self, cold: &mut Cold, packets: [u64; 2], bytes: [u64; 2]) {
-        if self.is(V4) {
-            for (side, words) in self.outer.iter_mut().enumerate() {
-                words[1] = packets[side] as u32;
-                cold.packets[side] = (packets[side] >> 32) as u32;
-                [words[2], words[3]] = split(bytes[side]);
+        for side in [0, 1] {
+            let (mut packets, mut bytes) = (packets[side], bytes[side]);
+            if self.is(V4) {
+                let (more, most) = (packets % CARRIED_PACKETS, bytes % CARRIED_BYTES);
+                self.sides[side][1] = more << PACKET | most;
+                (packets, bytes) = (packets / CARRIED_PACKETS, bytes - most);
             }
-        } else {
-            cold.packets = packets.map(|n| n as u32);
-            cold.bytes = bytes.map(split);
+            cold.packets[side] = packets as u32;
+            cold.bytes[side] = split(bytes);
         }
     }
 
+    /// What leaving in this direction does to the sums of both headers. (For IPv4 with the hop in it.)
     #[inline]
     pub fn deltas(&self, is_reply: bool) -> (Delta, Delta) {
-        let (ip, l4) = (Delta(self.ip_delta), Delta(self.l4_delta));
-        if is_reply { (ip.reverse(), l4.reverse()) } else { (ip, l4) }
+        let side = usize::from(is_reply);
+        let ip = if self.is(V4) { self.other[side] } else { 0 };
+        (Delta(u16::from_be(ip)), Delta(u16::from_be(self.l4_deltas[side])))
+    }
+
+    /// Protocol, state and flags in one word, for those who compare several of them at once.
+    #[inline(always)]
+    pub(crate) fn says(&self) -> u32 {
+        said(self.proto, self.tcp, self.flags)
     }
 
     #[inline]
@@ -179,7 +201,19 @@ impl Hot {
     }
 }
 
+/// See [`Hot::says`].
+#[inline(always)]
+pub(crate) const fn said(proto: u8, tcp: u8, flags: u16) -> u32 {
+    proto as u32 | (tcp as u32) << 8 | (flags as u32) << 16
+}
+
 impl Cold {
+    #[inline(always)]
+    pub(crate) fn count(&mut self, side: usize, len: usize) {
+        self.packets[side] = self.packets[side].wrapping_add(1);
+        self.bytes[side] = split(join(self.bytes[side]) + len as u64);
+    }
+
     pub fn rules(&self) -> (RuleId, RuleId) {
         (RuleId(self.egress_rule), RuleId(self.ingress_rule))
     }
@@ -200,28 +234,49 @@ fn split(n: u64) -> [u32; 2] {
     [n as u32, (n >> 32) as u32]
 }
 
-/// An address as four words in packet order; IPv4 is the first of them.
+/// The IPv4 addresses of a key as they stand side by side in a packet.
 #[inline]
-pub fn words(ip: Ipv6Addr, v4: bool) -> [u32; 4] {
-    let o = ip.octets();
-    let word = |at: usize| u32::from_ne_bytes([o[at], o[at + 1], o[at + 2], o[at + 3]]);
-    if v4 { [word(12), 0, 0, 0] } else { [word(0), word(4), word(8), word(12)] }
+pub fn pair(src: Ipv6Addr, dst: Ipv6Addr) -> u64 {
+    let ([.., a, b, c, d], [.., e, f, g, h]) = (src.octets(), dst.octets());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// The way back from [`words`].
+/// The way back from [`pair`].
 #[inline]
-pub fn address(words: [u32; 4], v4: bool) -> Ipv6Addr {
-    let mut o = [0; 16];
-    if v4 {
-        o[10] = 0xff;
-        o[11] = 0xff;
-        o[12..].copy_from_slice(&words[0].to_ne_bytes());
-    } else {
-        for (bytes, word) in o.chunks_exact_mut(4).zip(words) {
-            bytes.copy_from_slice(&word.to_ne_bytes());
-        }
-    }
-    o.into()
+pub fn addresses(pair: u64) -> (Ipv6Addr, Ipv6Addr) {
+    let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
+    let ip = |octets: [u8; 4]| Ipv4Addr::from(octets).to_ipv6_mapped();
+    (ip([a, b, c, d]), ip([e, f, g, h]))
+}
+
+/// An IPv6 address as it stands in a packet.
+#[inline]
+pub fn halves(ip: Ipv6Addr) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = ip.octets();
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
+}
+
+/// The way back from [`halves`].
+#[inline]
+pub fn address(halves: [u64; 2]) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets[..8].copy_from_slice(&halves[0].to_ne_bytes());
+    octets[8..].copy_from_slice(&halves[1].to_ne_bytes());
+    octets.into()
+}
+
+/// Two ports as they stand in a packet.
+#[inline]
+pub const fn ports(sport: u16, dport: u16) -> u32 {
+    let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// The way back from [`ports`].
+#[inline]
+pub const fn two_ports(ports: u32) -> (u16, u16) {
+    let [a, b, c, d] = ports.to_ne_bytes();
+    (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
 /// A flow as others than the path see it: the keys of its two forms.

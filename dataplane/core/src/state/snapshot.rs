@@ -5,9 +5,7 @@ use super::conntrack::{FlowRef, InsertError, NewFlow};
 use super::flow::{
     AUDIT, Cold, DNS, Hot, IN_GENEVE, IN_IP, Keys, REPLIED, SERVICE, SOURCE, TOLD, TRANSLATED, WRAPPED,
 };
-use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
-use crate::rewrite;
 use crate::time::Now;
 
 /// One flow. Times are ages, because clocks start anew; its generation is not kept: the first packet is judged again.
@@ -53,17 +51,7 @@ impl State {
 
     /// Take a flow over. Its generation is 0, so that its first packet is judged and routed anew.
     pub fn import(&mut self, record: &FlowRecord, now: Now) -> Result<FlowRef, InsertError> {
-        let (Delta(ip_delta), Delta(l4_delta)) = {
-            let (ip, l4) = rewrite::deltas(&record.original, &record.translated);
-            (ip, l4)
-        };
-        let hot = Hot {
-            tcp: record.tcp.min(6),
-            flags: record.flags & LASTING,
-            ip_delta,
-            l4_delta,
-            ..Hot::default()
-        };
+        let hot = Hot { tcp: record.tcp.min(6), flags: record.flags & LASTING, ..Hot::default() };
         let cold = Cold {
             egress_rule: record.egress_rule,
             ingress_rule: record.ingress_rule,

@@ -36,7 +36,12 @@ pub struct Adjacency {
     pub port: PortId,
     /// 0: untagged.
     pub vlan: u16,
+    /// 0: the MAC or the port is not known, so nothing is small enough to leave.
     pub mtu: u16,
+}
+
+impl Adjacency {
+    const NONE: Self = Self { macs: [0; 12], port: PortId(0), vlan: 0, mtu: 0 };
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,7 +49,7 @@ pub struct Routing {
     ports: Vec<Option<Port>>,
     hops: Vec<Option<NextHop>>,
     /// Of each next hop, with its port's part.
-    adjacencies: Vec<Option<Adjacency>>,
+    adjacencies: Vec<Adjacency>,
     /// Routes as [`Coded`] numbers, so that most need no second look.
     routes: Lpm,
     several: Vec<Several>,
@@ -129,9 +134,14 @@ impl Routing {
     }
 
     /// `None`: no such next hop, or its MAC or port is not known.
-    #[inline]
     pub fn adjacency(&self, id: NextHopId) -> Option<&Adjacency> {
-        self.adjacencies.get(usize::from(id.0))?.as_ref()
+        self.way(id).filter(|way| way.mtu > 0)
+    }
+
+    /// The same for those who compare the MTU anyway.
+    #[inline(always)]
+    pub(crate) fn way(&self, id: NextHopId) -> Option<&Adjacency> {
+        self.adjacencies.get(usize::from(id.0))
     }
 
     #[inline]
@@ -187,11 +197,15 @@ impl Routing {
     pub(super) fn set_hop(&mut self, id: NextHopId, hop: Option<NextHop>) {
         let index = usize::from(id.0);
         set(&mut self.hops, index, hop.as_ref());
-        let joined = self.joined(index);
-        set(&mut self.adjacencies, index, joined.as_ref());
+        self.adjacencies.resize(self.hops.len(), Adjacency::NONE);
+        self.adjacencies[index] = self.joined(index);
     }
 
-    fn joined(&self, index: usize) -> Option<Adjacency> {
+    fn joined(&self, index: usize) -> Adjacency {
+        self.whole(index).unwrap_or(Adjacency::NONE)
+    }
+
+    fn whole(&self, index: usize) -> Option<Adjacency> {
         let hop = self.hops.get(index)?.as_ref()?;
         let port = self.port(hop.port)?;
         let mut macs = [0; 12];
