@@ -6,8 +6,8 @@ what=${1:-all}
 [ "$what" = demo ] || [ "$what" = all ] || { echo "setup: no such part: $what (demo, or nothing for all)" >&2; exit 2; }
 
 run_time="iproute2 ethtool procps util-linux"
-lab="curl iperf3 dnsmasq-base"
-tests="nginx-light iputils-ping nftables tcpdump socat python3 bind9-dnsutils jq"
+lab="curl iperf3 dnsmasq-base bind9-dnsutils"
+tests="nginx-light iputils-ping nftables tcpdump socat python3 jq"
 measuring="valgrind iptables"
 [ "$what" = all ] || tests="" measuring=""
 

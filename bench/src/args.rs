@@ -149,6 +149,8 @@ pub(crate) enum Peer {
     Sluice,
     /// AF_XDP forwarding with our I/O and nothing else
     L2fwd,
+    /// The same over the xsk-rs crate; `scripts/bench-xsk.sh` builds it
+    XskRs,
     /// The kernel's routing alone
     Kernel,
     /// The kernel with nftables rules as kube-proxy writes them
@@ -162,6 +164,7 @@ impl Peer {
         match self {
             Self::Sluice => "sluice",
             Self::L2fwd => "l2fwd",
+            Self::XskRs => "xsk-rs",
             Self::Kernel => "kernel",
             Self::Nftables => "nftables",
             Self::Iptables => "iptables",
@@ -169,7 +172,7 @@ impl Peer {
     }
 
     pub(crate) const fn is_af_xdp(self) -> bool {
-        matches!(self, Self::Sluice | Self::L2fwd)
+        matches!(self, Self::Sluice | Self::L2fwd | Self::XskRs)
     }
 }
 
@@ -239,6 +242,9 @@ pub(crate) struct L2fwdArgs {
     pub to: String,
     #[arg(long)]
     pub core: Option<usize>,
+    /// Sleep at once when nothing comes, and not after some tens of microseconds
+    #[arg(long)]
+    pub sleep: bool,
     /// Microseconds of busy polling in the kernel
     #[arg(long, default_value_t = 0)]
     pub busy_poll: u32,

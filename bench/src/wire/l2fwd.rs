@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use sluice_core::packet::PortId;
-use sluice_run::io::{Burst, PacketIo};
+use sluice_core::packet::{BURST, PortId};
+use sluice_run::io::{Burst, PacketIo, Packets};
 use sluice_steer::rules::{FROM, TO};
 use sluice_steer::{OnFailure, Rule, Steer};
 use sluice_xsk::io::{Config, Device, XskIo};
@@ -72,14 +72,17 @@ fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
         io.receive(&mut burst);
         empty = if burst.is_empty() { empty + 1 } else { 0 };
         // The frames are looked at, as whoever forwards them must: where they begin is in their buffers.
-        let ends: arrayvec::ArrayVec<(usize, usize), 64> =
-            io.packets(&burst, PortId).iter().map(|packet| (packet.start(), packet.len())).collect();
+        let mut ends = [(0, 0); BURST];
+        let mut packets = Packets::new();
+        io.packets(&burst, PortId, &mut packets);
+        packets.iter().zip(&mut ends).for_each(|(packet, end)| *end = (packet.start(), packet.len()));
+        drop(packets);
         for (frame, (start, len)) in burst.drain(..).zip(ends) {
             let to = 1 - frame.device();
             io.send(frame, to, start, len);
         }
         io.flush();
-        if empty > EMPTY_TURNS {
+        if empty > if args.sleep { 0 } else { EMPTY_TURNS } {
             io.wait(NAP);
         }
     }

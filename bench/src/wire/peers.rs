@@ -1,7 +1,7 @@
 //! Whom we measure: each peer makes a gateway out of a lane, and holds it as long as it lives.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,7 @@ impl Gateway {
         match self.peer {
             Peer::Sluice => self.sluice(services, core),
             Peer::L2fwd => self.l2fwd(core),
+            Peer::XskRs => self.xsk_rs(core),
             Peer::Kernel => self.kernel(),
             Peer::Nftables => {
                 self.kernel()?;
@@ -66,17 +67,28 @@ impl Gateway {
         self.own(&["l2fwd", &front, &back, "--core", &core])
     }
 
-    /// Another command of this program in the gateway's namespace; it ends when its input does.
+    fn xsk_rs(&mut self, core: usize) -> anyhow::Result<()> {
+        let (front, back, core) = (self.lane.front.clone(), self.lane.back.clone(), core.to_string());
+        let twin = std::env::current_exe()?.with_file_name("sluice-xsk-twin");
+        self.helper(&twin, &[&front, &back, "--core", &core])
+    }
+
+    /// Another command of this program.
     fn own(&mut self, args: &[&str]) -> anyhow::Result<()> {
-        let child = inside(&self.lane.gateway, &std::env::current_exe()?)
+        self.helper(&std::env::current_exe()?, args)
+    }
+
+    /// A program in the gateway's namespace; it ends when its input does.
+    fn helper(&mut self, program: &Path, args: &[&str]) -> anyhow::Result<()> {
+        let child = inside(&self.lane.gateway, program)
             .args(args)
             .stdin(Stdio::piped())
             .spawn()
-            .context("cannot start a helper")?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         self.children.push(child);
         std::thread::sleep(Duration::from_millis(500));
         if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {
-            bail!("`sluice-bench {}` ended: {status}", args.join(" "));
+            bail!("`{} {}` ended: {status}", program.display(), args.join(" "));
         }
         Ok(())
     }
@@ -115,7 +127,7 @@ impl Gateway {
     }
 
     /// Ready is when every service is in the dataplane's tables.
-    fn wait_for(&mut self, program: &std::path::Path, socket: &str, services: u32) -> anyhow::Result<()> {
+    fn wait_for(&mut self, program: &Path, socket: &str, services: u32) -> anyhow::Result<()> {
         let limit = deadline(60);
         while !past(limit) {
             if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {

@@ -210,14 +210,12 @@ fn strangers(lab: &Lab, client: &Client, _seconds: u8) -> Result<()> {
     client.lines("/v1/events?last=10&verdict=DROPPED", |event| {
         let event: Value = serde_json::from_str(event)?;
         let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-        line(&format!(
-            "  {} -> {} {} {} by {}\n",
-            text("/from"),
-            text("/to"),
-            text("/verdict"),
-            text("/drop_reason_desc"),
-            text("/rule_text")
-        ))?;
+        let why = match text("/rule_text") {
+            rule if rule.is_empty() => String::new(),
+            rule => format!(" by {rule}"),
+        };
+        let (from, to, verdict) = (text("/from"), text("/to"), text("/verdict"));
+        line(&format!("  {from} -> {to} {verdict} {}{why}\n", text("/drop_reason_desc")))?;
         seen += 1;
         Ok(seen < 4)
     })?;
@@ -232,7 +230,8 @@ fn names(lab: &Lab, _client: &Client, _seconds: u8) -> Result<()> {
         lab.run("c1", "dig", &["+short", "+time=2", "+tries=2", &format!("@{DNS}"), "web.shop.example"])?;
     let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if answer != SERVICE4 {
-        bail!("the name web.shop.example did not resolve through the gateway: {answer:?}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        bail!("the name web.shop.example did not resolve through the gateway: {answer:?} {}", error.trim());
     }
     line(&format!("\nNames through the gateway: web.shop.example is {answer}\n"))
 }

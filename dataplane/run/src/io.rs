@@ -76,17 +76,29 @@ impl Frame {
 /// A burst of frames.
 pub type Burst = ArrayVec<Frame, BURST>;
 
+/// A burst, looked at.
+pub type Packets<'a> = ArrayVec<Packet<'a>, BURST>;
+
 /// Receives, lends, sends and releases frames of several devices that share one memory.
 pub trait PacketIo {
     /// Add frames that have come in, as many as fit.
     fn receive(&mut self, burst: &mut Burst);
 
-    /// Look at the frames as packets, each with the port that `port` says for its device.
+    /// Look at the frames as packets, each with the port that `port` says for its device. They are written to where the
+    /// caller has room for them: a burst of packets is two and a half kilobytes, too much to be handed back by copy.
     fn packets<'a>(
         &'a mut self,
         frames: &'a [Frame],
         port: impl Fn(u16) -> PortId,
-    ) -> ArrayVec<Packet<'a>, BURST>;
+        packets: &mut Packets<'a>,
+    );
+
+    /// Look at one frame, its port by the number of its device.
+    fn packet<'a>(&'a mut self, frame: &'a Frame) -> Option<Packet<'a>> {
+        let mut packets = Packets::new();
+        self.packets(std::slice::from_ref(frame), PortId, &mut packets);
+        packets.pop()
+    }
 
     /// Send the frame by a device, after its bytes moved to `start..start + len`. What cannot be sent is released and
     /// counted.

@@ -18,7 +18,7 @@ use sluice_core::verdict::{DropReason, Fate, WorkerId};
 use crate::answers::{Answers, Ready, Taught, Waited};
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
-use crate::io::{Burst, Frame, PacketIo};
+use crate::io::{Burst, Frame, PacketIo, Packets};
 use crate::ring::{EventSender, Exchange, Handed, Local};
 use crate::watch::{self, Watch, Watches};
 
@@ -274,7 +274,8 @@ impl<Io: PacketIo> Worker<Io> {
         let ports = &self.ports;
         let port = |device: u16| ports.get(usize::from(device)).copied().unwrap_or(PortId(device));
         let mut ends = [(0, 0); BURST];
-        let mut packets = self.io.packets(&self.burst, port);
+        let mut packets = Packets::new();
+        self.io.packets(&self.burst, port, &mut packets);
         let (state, fates, events) = (&mut self.state, &mut self.fates, &mut self.events);
         if self.watches.none(now) {
             forward(tables, state, now, &mut packets, fates, events);
@@ -429,8 +430,8 @@ fn give_up<Io: PacketIo>(
     reason: DropReason,
     events: &mut EventSender,
 ) {
-    if let Some(packet) = io.packets(std::slice::from_ref(&frame), PortId).first() {
-        path::give_up(tables, state, now, packet, reason, events);
+    if let Some(packet) = io.packet(&frame) {
+        path::give_up(tables, state, now, &packet, reason, events);
     }
     io.release(frame);
 }
@@ -452,11 +453,10 @@ fn lose_answer<Io: PacketIo>(io: &mut Io, state: &mut State, frame: Frame) {
 /// A packet for the gateway itself. What finds no room is lost, as it may be on any link.
 #[cold]
 fn pass_up<Io: PacketIo>(io: &mut Io, local: Option<&mut Local>, frame: Frame) {
-    if let Some(local) = local {
-        let packets = io.packets(std::slice::from_ref(&frame), PortId);
-        if let Some(packet) = packets.first() {
-            local.up.push(Handed { bytes: packet.bytes(), device: frame.device, handed: 0 });
-        }
+    if let Some(local) = local
+        && let Some(packet) = io.packet(&frame)
+    {
+        local.up.push(Handed { bytes: packet.bytes(), device: frame.device, handed: 0 });
     }
     io.release(frame);
 }
@@ -476,9 +476,8 @@ fn send_down<Io: PacketIo>(io: &mut Io, local: Option<&mut Local>) {
 /// Copy a packet to the worker that is to have it. False: its ring is full.
 fn hand_over<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, frame: &Frame, to: WorkerId) -> bool {
     let Some(ring) = exchange.to.get_mut(usize::from(to.0)).and_then(Option::as_mut) else { return false };
-    let packets = io.packets(std::slice::from_ref(frame), PortId);
     let (device, handed) = (frame.device, frame.handed + 1);
-    packets.first().is_some_and(|packet| ring.push(Handed { bytes: packet.bytes(), device, handed }))
+    io.packet(frame).is_some_and(|packet| ring.push(Handed { bytes: packet.bytes(), device, handed }))
 }
 
 /// Packets that other workers received for us. Returns how many found no buffer.

@@ -8,9 +8,13 @@
 pub const BUFFER: usize = 4096;
 /// A large one.
 pub(crate) const LARGE: usize = 4 * BUFFER;
+/// Free ones that are not lent for receiving.
+const KEPT: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Buffers {
+    /// Where the large ones begin.
+    large_start: u64,
     free: Vec<u64>,
     /// Of each buffer: 1 + the slot of the socket whose rings it is in, or 0.
     lent: Vec<u8>,
@@ -23,6 +27,7 @@ impl Buffers {
     pub(crate) fn new(buffers: usize, large: usize) -> Self {
         let large_start = (buffers * BUFFER) as u64;
         Self {
+            large_start,
             free: (0..buffers as u64).rev().map(|index| index * BUFFER as u64).collect(),
             lent: vec![0; buffers],
             free_large: (0..large as u64).rev().map(|index| large_start + index * LARGE as u64).collect(),
@@ -35,18 +40,14 @@ impl Buffers {
         self.lent.len() * BUFFER + self.sending.len() * LARGE
     }
 
-    /// Where the buffer starts that this address lies in, and how long it is.
+    /// How long the buffer is that starts at this place.
     #[inline]
-    pub(crate) fn around(&self, address: u64) -> (u64, usize) {
-        let large_start = (self.lent.len() * BUFFER) as u64;
-        if address < large_start {
-            (address / BUFFER as u64 * BUFFER as u64, BUFFER)
-        } else {
-            (large_start + (address - large_start) / LARGE as u64 * LARGE as u64, LARGE)
-        }
+    pub(crate) fn size(&self, place: u64) -> usize {
+        if place < self.large_start { BUFFER } else { LARGE }
     }
 
-    pub(crate) fn free(&self) -> usize {
+    #[cfg(test)]
+    fn free(&self) -> usize {
         self.free.len()
     }
 
@@ -61,7 +62,7 @@ impl Buffers {
     /// Done with.
     #[inline]
     pub(crate) fn put(&mut self, place: u64) {
-        let list = if self.around(place).1 == BUFFER { &mut self.free } else { &mut self.free_large };
+        let list = if place < self.large_start { &mut self.free } else { &mut self.free_large };
         list.push(place);
     }
 
@@ -76,24 +77,34 @@ impl Buffers {
         }
     }
 
-    /// Out of a receive ring: the buffer's place.
+    /// Out of the free ones into a socket's rings, at most so many. Some stay for sending what other devices received.
+    pub(crate) fn lend_free(&mut self, most: u32, slot: u8, mut take: impl FnMut(u64)) {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(self.free.len().saturating_sub(KEPT));
+        for place in self.free.drain(self.free.len() - most..) {
+            if let Some(lent) = self.lent.get_mut(index(place, BUFFER)) {
+                *lent = slot + 1;
+            }
+            take(place);
+        }
+    }
+
+    /// Out of a receive ring, into which only the ordinary ones go: the buffer's place.
     #[inline]
     pub(crate) fn received(&mut self, address: u64) -> u64 {
-        let (place, _) = self.around(address);
-        if let Some(lent) = self.lent.get_mut(index(place, BUFFER)) {
+        if let Some(lent) = self.lent.get_mut(index(address, BUFFER)) {
             *lent = 0;
         }
-        place
+        address & !(BUFFER as u64 - 1)
     }
 
     /// Out of a completion ring: free again, or, of a large one, one piece less to wait for.
     #[inline]
     pub(crate) fn sent(&mut self, address: u64) {
-        let (place, _) = self.around(address);
-        if let Some(lent) = self.lent.get_mut(index(place, BUFFER)) {
+        if let Some(lent) = self.lent.get_mut(index(address, BUFFER)) {
             *lent = 0;
-            return self.free.push(place);
+            return self.free.push(address & !(BUFFER as u64 - 1));
         }
+        let place = self.large_start + (address - self.large_start) / LARGE as u64 * LARGE as u64;
         if let Some((_, pieces)) = self.large(place) {
             *pieces = pieces.saturating_sub(1);
             if *pieces == 0 {
@@ -118,8 +129,7 @@ impl Buffers {
     }
 
     fn large(&mut self, place: u64) -> Option<&mut (u8, u8)> {
-        let large_start = (self.lent.len() * BUFFER) as u64;
-        self.sending.get_mut(index(place.checked_sub(large_start)?, LARGE))
+        self.sending.get_mut(index(place.checked_sub(self.large_start)?, LARGE))
     }
 }
 
@@ -158,7 +168,7 @@ mod tests {
         let mut buffers = Buffers::new(1, 1);
         assert_eq!(buffers.bytes(), BUFFER + LARGE);
         let place = buffers.take_large().unwrap();
-        assert_eq!(buffers.around(place + 5000), (place, LARGE));
+        assert_eq!(buffers.size(place), LARGE);
         buffers.lend(place, 0, 3);
         buffers.sent(place + 256);
         buffers.sent(place + BUFFER as u64);

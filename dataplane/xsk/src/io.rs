@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use sluice_core::packet::{BURST, Packet, PortId};
-use sluice_run::io::{Burst, Frame, PacketIo};
+use sluice_core::packet::{Packet, PortId};
+use sluice_run::io::{Burst, Frame, PacketIo, Packets};
 
 pub use crate::buffers::BUFFER;
 use crate::buffers::{Buffers, LARGE};
@@ -209,17 +209,8 @@ impl XskIo {
         if room == 0 {
             return;
         }
-        let mut given = 0;
-        // Some buffers stay for sending what other devices received.
-        while given < room && self.buffers.free() > 64 {
-            let Some(place) = self.buffers.take() else { break };
-            self.buffers.lend(place, number(index), 1);
-            socket.fill.push(place);
-            given += 1;
-        }
-        if given > 0 {
-            socket.fill.submit();
-        }
+        self.buffers.lend_free(room, number(index), |place| socket.fill.push(place));
+        socket.fill.submit();
         if socket.fill.needs_wakeup() {
             sys::kick_rx(&socket.fd);
         }
@@ -227,15 +218,15 @@ impl XskIo {
 
     /// Buffers that were sent are free again.
     fn complete(&mut self, index: usize) {
-        let Some(socket) = self.slots[index].socket.as_mut() else { return };
-        let mut any = false;
-        while let Some(address) = socket.completion.pop() {
-            self.buffers.sent(address);
-            any = true;
+        let Some(socket) = self.slots.get_mut(index).and_then(|slot| slot.socket.as_mut()) else { return };
+        let ready = socket.completion.ready();
+        if ready == 0 {
+            return;
         }
-        if any {
-            socket.completion.release();
+        for _ in 0..ready {
+            self.buffers.sent(socket.completion.take());
         }
+        socket.completion.release();
     }
 
     /// A piece of a large frame has come; with the last one the frame is whole.
@@ -270,8 +261,70 @@ impl XskIo {
         Some(Frame::new(place, start, len, u16::from(number(index))))
     }
 
+    /// Whole frames of one device, until there are no more, no more fit, or a piece of a large one has come.
+    #[inline]
+    fn receive_from(&mut self, index: usize, device: u16, burst: &mut Burst) -> Option<Descriptor> {
+        let slot = &mut self.slots[index];
+        let socket = slot.socket.as_mut()?;
+        let ready = usize::try_from(socket.rx.ready()).unwrap_or(usize::MAX).min(burst.remaining_capacity());
+        if ready == 0 {
+            return None;
+        }
+        let whole = slot.gathering.is_none();
+        let mut piece = None;
+        for _ in 0..ready {
+            let descriptor = socket.rx.take();
+            if descriptor.options & libc::XDP_PKT_CONTD != 0 || !whole {
+                piece = Some(descriptor);
+                break;
+            }
+            let place = self.buffers.received(descriptor.address);
+            let start = u16::try_from(descriptor.address - place).unwrap_or(u16::MAX);
+            let len = u16::try_from(descriptor.len).unwrap_or(u16::MAX);
+            burst.push(Frame::new(place, start, len, device));
+        }
+        socket.rx.release();
+        piece
+    }
+
+    /// By a device that is not there, or whose ring is full, or a large frame, in pieces.
+    #[cold]
+    fn send_otherwise(&mut self, frame: Frame, index: usize, start: usize, len: usize) {
+        let pieces = (start + len).div_ceil(BUFFER) - start / BUFFER;
+        let mut room = self.room(index);
+        if room < pieces {
+            self.kick(index);
+            self.complete(index);
+            room = self.room(index);
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return self.release(frame) };
+        let Some(socket) =
+            slot.socket.as_mut().filter(|socket| room >= pieces && (pieces == 1 || socket.pieces))
+        else {
+            slot.send_failed += 1;
+            return self.release(frame);
+        };
+        (socket.to_send, slot.sent) = (true, slot.sent + 1);
+        let place = frame.into_place();
+        self.buffers.lend(place, number(index), u8::try_from(pieces).unwrap_or(u8::MAX));
+        let (mut at, end) = (start, start + len);
+        while at < end {
+            let border = ((at / BUFFER + 1) * BUFFER).min(end);
+            let options = if border < end { libc::XDP_PKT_CONTD } else { 0 };
+            let len = u32::try_from(border - at).unwrap_or(0);
+            socket.tx.push(Descriptor { address: place + at as u64, len, options });
+            at = border;
+        }
+    }
+
+    /// Free entries in a device's transmit ring.
+    fn room(&mut self, index: usize) -> usize {
+        let socket = self.slots.get_mut(index).and_then(|slot| slot.socket.as_mut());
+        socket.map_or(0, |socket| socket.tx.fresh_room() as usize)
+    }
+
     fn kick(&mut self, index: usize) {
-        let Some(socket) = self.slots[index].socket.as_mut() else { return };
+        let Some(socket) = self.slots.get_mut(index).and_then(|slot| slot.socket.as_mut()) else { return };
         if !socket.to_send {
             return;
         }
@@ -303,23 +356,8 @@ impl PacketIo for XskIo {
         for step in 0..self.slots.len() {
             let index = (self.next + step) % self.slots.len();
             let device = u16::try_from(index).unwrap_or(u16::MAX);
-            let mut any = false;
-            while !burst.is_full()
-                && let Some(descriptor) = self.slots[index].socket.as_mut().and_then(|socket| socket.rx.pop())
-            {
-                any = true;
-                if descriptor.options & libc::XDP_PKT_CONTD != 0 || self.slots[index].gathering.is_some() {
-                    burst.extend(self.gather(index, descriptor));
-                    continue;
-                }
-                let place = self.buffers.received(descriptor.address);
-                let start = u16::try_from(descriptor.address - place).unwrap_or(u16::MAX);
-                let len = u16::try_from(descriptor.len).unwrap_or(u16::MAX);
-                burst.push(Frame::new(place, start, len, device));
-            }
-            if any && let Some(socket) = &self.slots[index].socket {
-                socket.rx.release();
-                self.fill(index);
+            while let Some(piece) = self.receive_from(index, device, burst) {
+                burst.extend(self.gather(index, piece));
             }
         }
     }
@@ -328,11 +366,12 @@ impl PacketIo for XskIo {
         &'a mut self,
         frames: &'a [Frame],
         port: impl Fn(u16) -> PortId,
-    ) -> ArrayVec<Packet<'a>, BURST> {
+        packets: &mut Packets<'a>,
+    ) {
         let (start, buffers) = (self.memory.start(), &self.buffers);
         let one = |frame: &Frame| {
             let place = usize::try_from(frame.place()).unwrap_or(usize::MAX);
-            let (_, size) = buffers.around(frame.place());
+            let size = buffers.size(frame.place());
             if place.saturating_add(size) > buffers.bytes() {
                 return None;
             }
@@ -346,43 +385,23 @@ impl PacketIo for XskIo {
             (packet.handed, packet.again) = (frame.handed(), frame.again());
             Some(packet)
         };
-        frames.iter().take(BURST).filter_map(one).collect()
+        packets.extend(frames.iter().take(packets.remaining_capacity()).filter_map(one));
     }
 
+    #[inline]
     fn send(&mut self, frame: Frame, device: u16, start: usize, len: usize) {
         let index = usize::from(device);
-        let Some(slot) = self.slots.get_mut(index) else { return self.release(frame) };
-        let Some(socket) = slot.socket.as_mut() else {
-            slot.send_failed += 1;
-            return self.release(frame);
-        };
-        // One but for large frames.
-        let pieces = (start + len).div_ceil(BUFFER) - start / BUFFER;
-        let mut room = socket.tx.room() as usize;
-        if room < pieces {
-            self.kick(index);
-            self.complete(index);
-            room = self.slots[index].socket.as_mut().map_or(0, |socket| socket.tx.fresh_room()) as usize;
+        if start + len <= BUFFER
+            && let Some(Slot { socket: Some(socket), sent, .. }) = self.slots.get_mut(index)
+            && socket.tx.room() > 0
+        {
+            (socket.to_send, *sent) = (true, *sent + 1);
+            let place = frame.into_place();
+            self.buffers.lend(place, number(index), 1);
+            let len = u32::try_from(len).unwrap_or(0);
+            return socket.tx.push(Descriptor { address: place + start as u64, len, options: 0 });
         }
-        let slot = &mut self.slots[index];
-        let Some(socket) =
-            slot.socket.as_mut().filter(|socket| room >= pieces && (pieces == 1 || socket.pieces))
-        else {
-            slot.send_failed += 1;
-            return self.release(frame);
-        };
-        let place = frame.into_place();
-        self.buffers.lend(place, number(index), u8::try_from(pieces).unwrap_or(u8::MAX));
-        let (mut at, end) = (start, start + len);
-        while at < end {
-            let border = ((at / BUFFER + 1) * BUFFER).min(end);
-            let options = if border < end { libc::XDP_PKT_CONTD } else { 0 };
-            let len = u32::try_from(border - at).unwrap_or(0);
-            socket.tx.push(Descriptor { address: place + at as u64, len, options });
-            at = border;
-        }
-        socket.to_send = true;
-        slot.sent += 1;
+        self.send_otherwise(frame, index, start, len);
     }
 
     fn release(&mut self, frame: Frame) {
@@ -398,7 +417,7 @@ impl PacketIo for XskIo {
         let (start, len) = (u16::try_from(START).ok()?, u16::try_from(bytes.len()).ok()?);
         let frame = Frame::new(place, start, len, device).handed_on(handed);
         let frames = [frame];
-        if let Some(packet) = self.packets(&frames, PortId).first_mut() {
+        if let Some(mut packet) = self.packet(&frames[0]) {
             packet.bytes_mut().copy_from_slice(bytes);
         }
         let [frame] = frames;

@@ -10,9 +10,10 @@
 //!
 //! # Why own rings
 //!
-//! The rings are read and written here, in about a hundred inlined lines, and not by the xsk-rs crate: there every
-//! descriptor costs a call into a C library that cannot be inlined, which at our rates is a third of the packet's cost, its
-//! memory cannot be given by the caller, busy polling is not in it, and it needs a C and BPF toolchain to build.
+//! The rings are read and written here, and not by the xsk-rs crate: it cannot take memory of ours (so no transparent huge pages)
+//! and knows no busy polling, and it needs clang, LLVM, libelf, libpcap and m4 to build, which nothing else of the product does.
+//! `scripts/bench-xsk.sh` runs the same loop over both: over virtual cables, where the kernel dominates, ours moves 1.1 times the
+//! packets; in user space ours spends more instructions on each, because it also keeps the books of the section above.
 
 mod buffers;
 mod memory;

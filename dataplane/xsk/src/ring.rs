@@ -105,20 +105,26 @@ impl<T: Copy> Ring<T> {
         self.mine.wrapping_sub(self.counter(self.offset.consumer).load(Ordering::Acquire))
     }
 
-    /// The next entry, for the side that empties. `release` gives the entries back.
+    /// How many entries there are to take, for the side that empties. The kernel's counter is read only when there are none
+    /// left of those that it showed before.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn ready(&mut self) -> u32 {
         if self.mine == self.theirs {
             self.theirs = self.counter(self.offset.producer).load(Ordering::Acquire);
-            if self.mine == self.theirs {
-                return None;
-            }
         }
+        self.theirs.wrapping_sub(self.mine)
+    }
+
+    /// The next entry; there is one by `ready`. `release` gives the entries back.
+    #[inline]
+    pub(crate) fn take(&mut self) -> T {
+        debug_assert!(self.mine != self.theirs, "more taken than was ready");
         let slot = self.slot(self.mine);
-        // SAFETY: the entry is before the producer's counter: the kernel has written it and waits for `release`.
+        // SAFETY: the entry lies in the mapping whatever the counters say, and any bytes are a valid `T` (numbers). Before
+        // the producer's counter, where `ready` said it is, the kernel has written it and waits for `release`.
         let value = unsafe { slot.read() };
         self.mine = self.mine.wrapping_add(1);
-        Some(value)
+        value
     }
 
     #[inline]

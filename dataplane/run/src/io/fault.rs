@@ -4,10 +4,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
-use sluice_core::packet::{BURST, Packet, PortId};
+use sluice_core::packet::PortId;
 
-use super::{Burst, Frame, PacketIo};
+use super::{Burst, Frame, PacketIo, Packets};
 
 /// How many of a thousand frames meet each fault.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,8 +66,7 @@ impl<Io: PacketIo> FaultIo<Io> {
     }
 
     fn bytes(&mut self, frame: &Frame) -> Vec<u8> {
-        let packets = self.inner.packets(std::slice::from_ref(frame), PortId);
-        packets.first().map(|packet| packet.bytes().to_vec()).unwrap_or_default()
+        self.inner.packet(frame).map(|packet| packet.bytes().to_vec()).unwrap_or_default()
     }
 
     /// One frame in; it comes into the burst, or not, or twice.
@@ -103,8 +101,8 @@ impl<Io: PacketIo> FaultIo<Io> {
 
     fn flip(&mut self, frame: &Frame) {
         let (at, value) = (self.next(), self.next().to_le_bytes()[0]);
-        let mut packets = self.inner.packets(std::slice::from_ref(frame), PortId);
-        let Some(bytes) = packets.first_mut().map(Packet::bytes_mut) else { return };
+        let Some(mut packet) = self.inner.packet(frame) else { return };
+        let bytes = packet.bytes_mut();
         let at = usize::try_from(at).unwrap_or(0) % bytes.len().max(1);
         if let Some(byte) = bytes.get_mut(at) {
             *byte = value;
@@ -140,8 +138,9 @@ impl<Io: PacketIo> PacketIo for FaultIo<Io> {
         &'a mut self,
         frames: &'a [Frame],
         port: impl Fn(u16) -> PortId,
-    ) -> ArrayVec<Packet<'a>, BURST> {
-        self.inner.packets(frames, port)
+        packets: &mut Packets<'a>,
+    ) {
+        self.inner.packets(frames, port, packets);
     }
 
     fn send(&mut self, frame: Frame, device: u16, start: usize, len: usize) {

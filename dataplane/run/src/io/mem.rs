@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
-use sluice_core::packet::{BURST, Packet, PortId};
+use sluice_core::packet::{Packet, PortId};
 
-use super::{Burst, Frame, PacketIo};
+use super::{Burst, Frame, PacketIo, Packets};
 
 /// Room before each frame, as AF_XDP leaves it.
 pub const HEADROOM: usize = 256;
@@ -67,19 +66,17 @@ impl PacketIo for MemIo {
         &'a mut self,
         frames: &'a [Frame],
         port: impl Fn(u16) -> PortId,
-    ) -> ArrayVec<Packet<'a>, BURST> {
+        packets: &mut Packets<'a>,
+    ) {
         // Each frame owns another buffer, so each borrow is of another element; the map from place to borrow says so to
         // the compiler.
         let mut borrows: Vec<Option<&mut Vec<u8>>> = self.buffers.iter_mut().map(Some).collect();
-        frames
-            .iter()
-            .filter_map(|frame| {
-                let room = borrows.get_mut(usize::try_from(frame.place).ok()?)?.take()?;
-                let mut packet = Packet::new(room, frame.start.into(), frame.len.into(), port(frame.device))?;
-                (packet.handed, packet.again) = (frame.handed, frame.again);
-                Some(packet)
-            })
-            .collect()
+        packets.extend(frames.iter().filter_map(|frame| {
+            let room = borrows.get_mut(usize::try_from(frame.place).ok()?)?.take()?;
+            let mut packet = Packet::new(room, frame.start.into(), frame.len.into(), port(frame.device))?;
+            (packet.handed, packet.again) = (frame.handed, frame.again);
+            Some(packet)
+        }));
     }
 
     fn send(&mut self, frame: Frame, device: u16, start: usize, len: usize) {
