@@ -1,5 +1,6 @@
 //! Is a frame sound? Checksums by plain addition, word by word, so that nothing of the code under test judges itself.
 
+use sluice_core::flow_key::FlowKey;
 use sluice_core::packet::{Packet, PortId};
 use sluice_core::parse::{Headers, Kind, parse};
 
@@ -8,6 +9,22 @@ pub fn headers(bytes: &[u8]) -> Option<Headers> {
     let mut copy = bytes.to_vec();
     let len = copy.len();
     parse(&Packet::new(&mut copy, 0, len, PortId(0))?).ok()
+}
+
+/// Did the frame come by a tunnel, with a packet inside whose sender the answer goes to? (Protocols 4 and 41 have the packet right
+/// behind their header; Geneve, here on port 6081, behind UDP, its own and an Ethernet header.)
+pub fn came_by_tunnel_from(bytes: &[u8], headers: &Headers, answer: &FlowKey) -> bool {
+    let l4 = usize::from(headers.l4);
+    let Some(inside) = bytes.get(l4..) else { return false };
+    let inner = match (headers.key.proto, headers.key.dport) {
+        (4 | 41, _) => 0,
+        (17, 6081) => 8 + 8 + usize::from(inside.get(8).map_or(0, |byte| byte & 0x3f)) * 4 + 14,
+        _ => return false,
+    };
+    let source = if answer.v4 { 12..16 } else { 8..24 };
+    let sender = inside.get(inner..).and_then(|packet| packet.get(source));
+    let to = answer.dst.octets();
+    sender == Some(if answer.v4 { &to[12..] } else { &to[..] })
 }
 
 fn sum(bytes: &[u8]) -> u32 {

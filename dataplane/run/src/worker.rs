@@ -42,9 +42,9 @@ const SHORT_WAIT: u32 = 500;
 const NAP: Duration = Duration::from_millis(5);
 /// Packets of the gateway itself that are sent in one turn.
 const DOWN_A_TURN: usize = 16;
-/// Counters are shown to others this often.
 /// The end of a packet whose neighbour never answered, or for which there was no room to wait.
 const STALE: DropReason = DropReason::StaleOrUnroutable;
+/// Counters are shown to others this often.
 const SHOW_EVERY: u64 = Now::SECOND / 20;
 
 /// What others may read of a worker.
