@@ -253,7 +253,11 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
         let lost = receive_handed(&mut self.io, &mut self.exchange, &mut self.burst);
-        self.mine.handover_overflow += lost;
+        if lost > 0 {
+            self.mine.handover_overflow += lost;
+            self.state.counters.received += lost;
+            self.state.counters.drop(DropReason::RateLimited);
+        }
         self.release_answers(now);
         self.io.receive(&mut self.burst);
         let received = self.burst.len();
@@ -480,7 +484,7 @@ fn hand_over<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, frame: &Frame, 
     io.packet(frame).is_some_and(|packet| ring.push(Handed { bytes: packet.bytes(), device, handed }))
 }
 
-/// Packets that other workers received for us. Returns how many found no buffer.
+/// Packets that other workers received for us. Returns how many found no buffer: at most one, for then there are none.
 fn receive_handed<Io: PacketIo>(io: &mut Io, exchange: &mut Exchange, burst: &mut Burst) -> u64 {
     for ring in &mut exchange.from {
         while burst.len() < BURST / 2
