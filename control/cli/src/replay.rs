@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
         let verdict = match fate {
             Fate::Forward(_) | Fate::Learn(_) => "FORWARDED",
             Fate::Pass => "PASSED",
-            Fate::Hold { .. } => "HELD",
+            Fate::Hold { .. } | Fate::AwaitRow(_) => "HELD",
             Fate::HandOver(_) => "HANDED_OVER",
             Fate::Answer(_) | Fate::Drop(_) => "DROPPED",
         };

@@ -161,6 +161,7 @@ pub fn stages(seen: &Sighting, at: &str, devices: (&str, Option<&str>), names: &
                 "length": seen.lengths[1],
             });
         }
+        (Fate::AwaitRow(_), None) => told["waits_for_row"] = json!(true),
         (_, None) => {}
     }
     if let Fate::HandOver(worker) = seen.fate {

@@ -212,7 +212,7 @@ impl<S: EventSink> Turn<'_, S> {
                 counters.forwarded_bytes += len as u64;
             }
             Fate::Pass => counters.passed += 1,
-            Fate::Hold { .. } => counters.held += 1,
+            Fate::Hold { .. } | Fate::AwaitRow(_) => counters.held += 1,
             Fate::Learn(_) => counters.dns_held += 1,
             Fate::HandOver(_) => counters.handed_over += 1,
             Fate::Drop(_) | Fate::Answer(_) => {}

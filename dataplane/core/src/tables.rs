@@ -24,6 +24,7 @@ use core::fmt;
 use core::net::IpAddr;
 
 use hashbrown::HashSet;
+use service::Rows;
 
 use record::{
     Algorithm, BackendId, Change, Pattern, PolicyClass, PortRange, Prefix, Route, Service, Settings,
@@ -31,6 +32,9 @@ use record::{
 
 /// Slots, classes, sets and the like are dense numbers given out by control; beyond this they are a mistake.
 const MAX_DENSE: u32 = 1 << 22;
+
+/// Rows of more slots than this together are not waited for: about a millisecond's work.
+const SLOTS_AT_ONCE: u64 = 1 << 18;
 
 /// All lookups of one generation.
 #[derive(Clone, Debug, Default)]
@@ -68,12 +72,23 @@ impl Tables {
     /// `twin` is the other copy, already changed: what is dear to build (Maglev rows) is shared with it. The cost is in
     /// proportion to the changes.
     pub fn apply(&mut self, changes: &[Change], twin: Option<&Self>) -> Result<(), ApplyError> {
+        self.apply_with(changes, twin.map_or(Rows::Now, |twin| Rows::Of(&twin.services)))
+    }
+
+    /// The same, but where many Maglev rows would have to be built, none is: a flow that needs one waits for it
+    /// ([`crate::verdict::Fate::AwaitRow`], [`service::Services::row_for`]).
+    pub fn apply_soon(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
+        let rows = if self.slots_to_fill(changes) > SLOTS_AT_ONCE { Rows::Later } else { Rows::Now };
+        self.apply_with(changes, rows)
+    }
+
+    fn apply_with(&mut self, changes: &[Change], rows: Rows<'_>) -> Result<(), ApplyError> {
         changes.iter().try_for_each(check).map_err(ApplyError)?;
         self.check_references(changes).map_err(ApplyError)?;
         self.check_room(changes).map_err(ApplyError)?;
         for change in changes {
             self.count_uses(change);
-            self.make(change, twin);
+            self.make(change, rows);
         }
         if changes.iter().any(Change::touches_flows) {
             // Zero means "never published"; skip it when the count wraps.
@@ -82,8 +97,23 @@ impl Tables {
         Ok(())
     }
 
-    fn make(&mut self, change: &Change, twin: Option<&Self>) {
-        let twin_services = twin.map(|twin| &twin.services);
+    /// Slots of all rows that these changes ask for.
+    fn slots_to_fill(&self, changes: &[Change]) -> u64 {
+        let slots = |service: &Service| match service.algorithm {
+            Algorithm::Maglev(size) => u64::from(size),
+            Algorithm::Random => 0,
+        };
+        let of = |change: &Change| match change {
+            Change::Service(_, Some(service)) => slots(service),
+            Change::Settings(settings) if settings.hash_seed[0] != self.settings.hash_seed[0] => {
+                self.services.iter().map(slots).sum()
+            }
+            _ => 0,
+        };
+        changes.iter().map(of).sum()
+    }
+
+    fn make(&mut self, change: &Change, rows: Rows<'_>) {
         match change {
             Change::Identity(slot, identity) => self.ipcache.set_identity(*slot, identity.as_ref()),
             Change::Address(prefix, slot) | Change::Learned(prefix, slot) => {
@@ -94,13 +124,13 @@ impl Tables {
             // Only who learns names looks at it.
             Change::Named(..) => {}
             Change::Class(id, class) => self.policies.set(*id, class.as_ref()),
-            Change::Service(id, service) => self.services.set_service(*id, service.as_ref(), twin_services),
+            Change::Service(id, service) => self.services.set_service(*id, service.as_ref(), rows),
             Change::Frontend(key, frontend) => self.services.set_frontend(*key, frontend.as_ref()),
             // For who announces addresses and who asks backends, beside the path.
             Change::Exposed(..) | Change::Probe(..) => {}
             Change::Egress(ip, ways) => self.departures.set(*ip, ways.as_deref()),
             Change::Settings(settings) => {
-                self.services.set_seeds(settings.hash_seed, twin_services);
+                self.services.set_seeds(settings.hash_seed, rows);
                 self.egress = egress::Egress::new(settings);
                 self.tunnels = tunnels::Tunnels::new(settings);
                 self.guarded = prefix_set::PrefixSet::new(&settings.guarded);

@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 
 use crate::packet::PortId;
+use crate::tables::record::ServiceId;
 
 /// What the worker does with a packet after [`crate::path::forward`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -24,6 +25,9 @@ pub enum Fate {
     Learn(PortId),
     /// Another worker owns this flow, or is to be asked for it first: give it the frame.
     HandOver(WorkerId),
+    /// The row of this service is not built yet: keep the frame (bounded), have it built, forward the frame again after the
+    /// next publish.
+    AwaitRow(ServiceId),
 }
 
 /// Index into [`crate::tables::nexthop`].

@@ -366,12 +366,12 @@ fn send_packet(ways: &mut Ways<'_>, packet: &[u8], wanted: &mut Vec<Wanted>) {
     let routing = &ways.tables.routing;
     let id = match routing.route(mapped(to), to.is_ipv4(), 0) {
         Hop::Via(id) => id,
-        Hop::OnLink(port) => return wanted.push(Wanted { port, ip: to }),
+        Hop::OnLink(port) => return wanted.push(Wanted::Neighbour { port, ip: to }),
         Hop::Local | Hop::Unreachable | Hop::Blackhole => return,
     };
     let Some(way) = routing.adjacency(id) else {
         let next = routing.hop(id);
-        return wanted.extend(next.map(|next| Wanted { port: next.port, ip: next.ip }));
+        return wanted.extend(next.map(|next| Wanted::Neighbour { port: next.port, ip: next.ip }));
     };
     let mut frame = way.macs.to_vec();
     if way.vlan != 0 {

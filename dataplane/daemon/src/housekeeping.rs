@@ -3,7 +3,7 @@
 
 mod learning;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -161,7 +161,9 @@ impl Housekeeping {
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(64);
         while !self.stop.load(Ordering::Relaxed) {
-            if let Err(error) = self.poll.poll(&mut events, Some(TURN))
+            // Rows that services have lost are built in all the time that nothing else wants.
+            let most = if self.publisher.has_rows_to_build() { Duration::ZERO } else { TURN };
+            if let Err(error) = self.poll.poll(&mut events, Some(most))
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
                 return Err(error.into());
@@ -183,13 +185,13 @@ impl Housekeeping {
     fn turn(&mut self) {
         let now = self.clock.now();
         self.learn(now);
+        self.see_to_waiting(now);
         if self.reload.swap(false, Ordering::Relaxed) {
             tracing::info!("reading the kernel's tables again, as asked");
             self.read_kernel();
         }
         self.drain_events();
         self.watching.drain(self.control.as_mut(), &self.publisher, now);
-        self.ask_for_neighbours(now);
         self.announcer.turn(now);
         self.ask_backends(now);
         self.write_flows(now);
@@ -434,23 +436,30 @@ impl Housekeeping {
         }
     }
 
-    fn ask_for_neighbours(&mut self, now: Now) {
+    /// What packets wait for: neighbours, and rows of services.
+    fn see_to_waiting(&mut self, now: Now) {
         self.asked.retain(|_, at| now.0.saturating_sub(at.0) < Now::SECOND / 2);
-        let mut all = Vec::new();
+        let (mut neighbours, mut rows) = (Vec::new(), BTreeSet::new());
         for worker in &mut self.workers {
             while let Ok(wanted) = worker.wanted.pop() {
-                all.push(wanted);
+                match wanted {
+                    Wanted::Neighbour { .. } => neighbours.push(wanted),
+                    Wanted::Row(service) => drop(rows.insert(service)),
+                }
             }
         }
-        all.into_iter().for_each(|wanted| self.ask_for(wanted, now));
+        self.publisher.build_rows(rows);
+        self.publisher.settle();
+        neighbours.into_iter().for_each(|wanted| self.ask_for(wanted, now));
     }
 
     /// Twice a second at most.
     fn ask_for(&mut self, wanted: Wanted, now: Now) {
-        if self.asked.insert(wanted, now).is_none()
-            && let Err(error) = self.mirror.ask(wanted.port, wanted.ip)
+        if let Wanted::Neighbour { port, ip } = wanted
+            && self.asked.insert(wanted, now).is_none()
+            && let Err(error) = self.mirror.ask(port, ip)
         {
-            tracing::debug!("the kernel cannot look for {}: {error}", wanted.ip);
+            tracing::debug!("the kernel cannot look for {ip}: {error}");
         }
     }
 

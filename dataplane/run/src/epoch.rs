@@ -1,15 +1,22 @@
 //! Generations change hands here: the publisher changes a copy that no worker sees, swaps it in, and later makes the same
 //! changes to the other copy. A worker looks for a new one at the burst boundary, for the price of one atomic load.
+//!
+//! Maglev rows are dear. Where a change asks for many, it goes live without them, and they follow in the same way: those that
+//! flows wait for first, then those of services that had one.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sluice_core::tables::record::Change;
+use sluice_core::tables::record::{Change, ServiceId};
+use sluice_core::tables::service::{Balanced, Row};
 use sluice_core::tables::{ApplyError, Tables};
 
 /// A worker that sleeps holds no generation and need not be waited for.
 const PARKED: u64 = u64::MAX;
+/// Rows that are built before anything else is looked at.
+const ROWS_A_TURN: usize = 4;
 /// How long the publisher waits for workers to let go of the older copy before it makes a new one.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -69,8 +76,10 @@ pub struct Publisher {
     shared: Arc<Shared>,
     seen: Vec<Arc<AtomicU64>>,
     standby: Arc<Tables>,
-    /// What the standby copy lacks.
-    backlog: Vec<Change>,
+    /// What the standby copy lacks: changes, and then rows.
+    backlog: (Vec<Change>, Vec<Row>),
+    /// Services that had a row and lost it.
+    bereft: VecDeque<ServiceId>,
 }
 
 impl Default for Publisher {
@@ -79,7 +88,8 @@ impl Default for Publisher {
             shared: Arc::new(Shared { version: AtomicU64::new(0), current: Mutex::default() }),
             seen: Vec::new(),
             standby: Arc::default(),
-            backlog: Vec::new(),
+            backlog: (Vec::new(), Vec::new()),
+            bereft: VecDeque::new(),
         }
     }
 }
@@ -93,20 +103,74 @@ impl Publisher {
 
     /// Publish the current generation with these changes, or change nothing and say why. Returns its version.
     pub fn publish(&mut self, changes: Vec<Change>) -> Result<u64, ApplyError> {
+        self.catch_up()?;
         let current = self.current();
-        let backlog = std::mem::take(&mut self.backlog);
         let standby = self.standby();
-        // Cannot fail: these very changes were made to the other copy.
-        standby.apply(&backlog, Some(&current))?;
-        standby.apply(&changes, None)?;
-        drop(current);
+        standby.apply_soon(&changes)?;
+        let lost = |id: &ServiceId| {
+            let ready = |tables: &Tables| tables.services.service(*id).map(Balanced::is_ready);
+            ready(&current) == Some(true) && ready(standby) == Some(false)
+        };
+        let services = changes.iter().filter_map(|change| match change {
+            Change::Service(id, Some(_)) => Some(*id),
+            _ => None,
+        });
+        let bereft: Vec<ServiceId> = services.filter(lost).collect();
+        self.bereft.extend(bereft);
+        self.backlog.0 = changes;
+        Ok(self.show())
+    }
+
+    /// Swap the copies.
+    fn show(&mut self) -> u64 {
         let version = self.shared.version.load(Ordering::Acquire) + 1;
         let mut shown = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *shown, &mut self.standby);
         self.shared.version.store(version, Ordering::Release);
-        drop(shown);
-        self.backlog = changes;
-        Ok(version)
+        version
+    }
+
+    /// Bring the standby copy up to date now, if no worker holds it, so that the next publish does not have to.
+    pub fn settle(&mut self) {
+        let behind = !self.backlog.0.is_empty() || !self.backlog.1.is_empty();
+        if behind && Arc::strong_count(&self.standby) == 1 {
+            // Cannot fail: these very changes were made to the other copy.
+            let _ = self.catch_up();
+        }
+    }
+
+    fn catch_up(&mut self) -> Result<(), ApplyError> {
+        let current = self.current();
+        let (changes, rows) = std::mem::take(&mut self.backlog);
+        let standby = self.standby();
+        standby.apply(&changes, Some(&current))?;
+        rows.iter().for_each(|row| standby.services.put_row(row));
+        Ok(())
+    }
+
+    /// Build the rows that flows wait for, and some of those that services have lost, and publish them. `None`: there was
+    /// nothing to build.
+    pub fn build_rows(&mut self, wanted: impl IntoIterator<Item = ServiceId>) -> Option<u64> {
+        let current = self.current();
+        let mut rows: Vec<Row> = wanted.into_iter().filter_map(|id| current.services.row_for(id)).collect();
+        while rows.len() < ROWS_A_TURN
+            && let Some(id) = self.bereft.pop_front()
+        {
+            rows.extend(current.services.row_for(id));
+        }
+        drop(current);
+        if rows.is_empty() || self.catch_up().is_err() {
+            return None;
+        }
+        let standby = self.standby();
+        rows.iter().for_each(|row| standby.services.put_row(row));
+        self.backlog.1 = rows;
+        Some(self.show())
+    }
+
+    /// Are there services whose row is to be built without anybody asking?
+    pub fn has_rows_to_build(&self) -> bool {
+        !self.bereft.is_empty()
     }
 
     pub fn current(&self) -> Arc<Tables> {

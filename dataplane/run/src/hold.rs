@@ -1,24 +1,49 @@
-//! Packets whose neighbour's address is not known yet: kept for a moment while the kernel asks for it.
+//! Packets that wait for a moment: for the address of a neighbour, which the kernel asks for, or for the row of a service,
+//! which is being built.
 
 use std::net::IpAddr;
 
 use sluice_core::packet::PortId;
+use sluice_core::tables::record::ServiceId;
 use sluice_core::time::Now;
+use sluice_core::verdict::DropReason;
 
 use crate::io::Frame;
 
-/// Frames kept in all, and for one neighbour. What comes beyond is dropped: its sender will send again.
+/// Frames kept in all, for one neighbour, and for one row. What comes beyond is dropped: its sender will send again.
 pub const MOST: usize = 256;
 const MOST_EACH: usize = 16;
+const MOST_A_ROW: usize = 128;
 const PATIENCE: u64 = Now::SECOND;
-/// A neighbour is asked for again after this.
+/// What is wanted is asked for again after this.
 const ASK_AGAIN: u64 = Now::SECOND / 2;
 
-/// A neighbour to be asked for.
+/// What packets wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Wanted {
-    pub port: PortId,
-    pub ip: IpAddr,
+pub enum Wanted {
+    Neighbour {
+        port: PortId,
+        ip: IpAddr,
+    },
+    /// The Maglev row of a service.
+    Row(ServiceId),
+}
+
+impl Wanted {
+    /// Why a packet is dropped that waited in vain.
+    pub const fn reason(self) -> DropReason {
+        match self {
+            Self::Neighbour { .. } => DropReason::StaleOrUnroutable,
+            Self::Row(_) => DropReason::NotReady,
+        }
+    }
+
+    const fn most(self) -> usize {
+        match self {
+            Self::Neighbour { .. } => MOST_EACH,
+            Self::Row(_) => MOST_A_ROW,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -35,31 +60,41 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Keep a frame. Gives it back when there is no room; says whether the neighbour should be asked for now.
+    /// Keep a frame. Gives it back when there is no room; says whether what is wanted should be asked for now.
     pub fn keep(&mut self, frame: Frame, wanted: Wanted, now: Now) -> (Result<(), Frame>, bool) {
         self.asked.retain(|(_, at)| now.0.saturating_sub(at.0) < ASK_AGAIN);
-        let ask = self.asked.len() < MOST && !self.asked.iter().any(|(asked, _)| *asked == wanted);
-        if ask {
+        let each = self.held.iter().filter(|held| held.wanted == wanted).count();
+        let asked = self.asked.iter().position(|(asked, _)| *asked == wanted);
+        // A row comes once it is asked for; if nobody waits for it, it came, and is gone again.
+        let again = each == 0 && matches!(wanted, Wanted::Row(_));
+        let ask = asked.map_or(self.asked.len() < MOST, |_| again);
+        if ask && asked.is_none() {
             self.asked.push((wanted, now));
         }
-        let each = self.held.iter().filter(|held| held.wanted == wanted).count();
-        if self.held.len() >= MOST || each >= MOST_EACH {
+        if self.held.len() >= MOST || each >= wanted.most() {
             return (Err(frame), ask);
         }
         self.held.push(Held { frame, wanted, since: now });
         (Ok(()), ask)
     }
 
-    /// All frames, to be forwarded again now that something changed; up to a burst's worth.
-    pub fn retry(&mut self, most: usize) -> impl Iterator<Item = Frame> + '_ {
-        let count = self.held.len().min(most);
-        self.held.drain(..count).map(|held| Frame { again: true, ..held.frame })
+    /// Frames that are to be forwarded again now that something changed; up to a burst's worth. `has`: is there a row for this
+    /// service, or none needed?
+    pub fn retry(&mut self, most: usize, has: impl Fn(ServiceId) -> bool) -> impl Iterator<Item = Frame> {
+        let may = move |held: &mut Held| !matches!(held.wanted, Wanted::Row(service) if !has(service));
+        self.held.extract_if(.., may).take(most).map(|held| Frame { again: true, ..held.frame })
     }
 
-    /// A frame that waited too long.
-    pub fn expired(&mut self, now: Now) -> Option<Frame> {
+    /// A frame that waited too long, and what for.
+    pub fn expired(&mut self, now: Now) -> Option<(Frame, Wanted)> {
         let index = self.held.iter().position(|held| now.0.saturating_sub(held.since.0) > PATIENCE)?;
-        Some(self.held.remove(index).frame)
+        let Held { frame, wanted, .. } = self.held.remove(index);
+        Some((frame, wanted))
+    }
+
+    /// Does any wait for what comes within microseconds?
+    pub fn waits_for_rows(&self) -> bool {
+        self.held.iter().any(|held| matches!(held.wanted, Wanted::Row(_)))
     }
 
     pub fn len(&self) -> usize {

@@ -12,6 +12,7 @@ use sluice_core::path::{self, Fates, forward, tick};
 use sluice_core::state::State;
 use sluice_core::state::counters::Counters;
 use sluice_core::tables::Tables;
+use sluice_core::tables::service::Balanced;
 use sluice_core::time::Now;
 use sluice_core::verdict::{DropReason, Fate, WorkerId};
 
@@ -36,14 +37,12 @@ pub enum Idle {
 
 /// Empty turns before an adaptive worker sleeps: some tens of microseconds.
 const EMPTY_TURNS: u32 = 256;
-/// Empty turns with a DNS answer waiting before the worker sleeps between looks: some hundred microseconds.
+/// Empty turns with a DNS answer or a row awaited before the worker sleeps between looks: some hundred microseconds.
 const SHORT_WAIT: u32 = 500;
 /// A sleeping worker still looks at commands and time this often.
 const NAP: Duration = Duration::from_millis(5);
 /// Packets of the gateway itself that are sent in one turn.
 const DOWN_A_TURN: usize = 16;
-/// The end of a packet whose neighbour never answered, or for which there was no room to wait.
-const STALE: DropReason = DropReason::StaleOrUnroutable;
 /// Counters are shown to others this often.
 const SHOW_EVERY: u64 = Now::SECOND / 20;
 
@@ -248,7 +247,9 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if self.to_retry > 0 {
             self.to_retry -= self.to_retry.min(BURST);
-            for frame in self.hold.retry(BURST) {
+            let services = &tables.services;
+            let has = |id| services.service(id).is_none_or(Balanced::is_ready);
+            for frame in self.hold.retry(BURST, has) {
                 self.burst.push(frame);
             }
         }
@@ -294,6 +295,7 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
         let mut taught = taught.into_iter();
+        let mut waiting: ArrayVec<(Frame, Wanted), BURST> = ArrayVec::new();
         drop(packets);
         for ((frame, fate), (start, len)) in self.burst.drain(..).zip(self.fates.drain(..)).zip(ends) {
             match fate {
@@ -315,18 +317,8 @@ impl<Io: PacketIo> Worker<Io> {
                         }
                     }
                 }
-                Fate::Hold { port, ip } => {
-                    let wanted = Wanted { port, ip };
-                    let (kept, ask) = self.hold.keep(frame, wanted, now);
-                    if ask {
-                        // A full ring is asked again by the next packet.
-                        let _ = self.wanted.push(wanted);
-                    }
-                    if let Err(frame) = kept {
-                        self.mine.hold_overflow += 1;
-                        give_up(tables, &mut self.state, now, &mut self.io, frame, STALE, &mut self.events);
-                    }
-                }
+                Fate::Hold { port, ip } => waiting.push((frame, Wanted::Neighbour { port, ip })),
+                Fate::AwaitRow(service) => waiting.push((frame, Wanted::Row(service))),
                 Fate::HandOver(to) => {
                     if hand_over(&mut self.io, &mut self.exchange, &frame, to) {
                         self.io.release(frame);
@@ -337,6 +329,23 @@ impl<Io: PacketIo> Worker<Io> {
                     }
                 }
             }
+        }
+        waiting.into_iter().for_each(|(frame, wanted)| self.keep(frame, wanted, now));
+    }
+
+    /// Keep a frame for a moment, and have what it waits for seen to.
+    #[cold]
+    fn keep(&mut self, frame: Frame, wanted: Wanted, now: Now) {
+        let (kept, ask) = self.hold.keep(frame, wanted, now);
+        if ask {
+            // A full ring is asked again by the next packet.
+            let _ = self.wanted.push(wanted);
+            self.answers.call();
+        }
+        if let Err(frame) = kept {
+            self.mine.hold_overflow += 1;
+            let ((tables, _), reason) = (self.tables.refresh(), wanted.reason());
+            give_up(tables, &mut self.state, now, &mut self.io, frame, reason, &mut self.events);
         }
     }
 
@@ -357,10 +366,10 @@ impl<Io: PacketIo> Worker<Io> {
 
     fn between_turns(&mut self, now: Now) {
         self.mine.turns += 1;
-        while let Some(frame) = self.hold.expired(now) {
+        while let Some((frame, wanted)) = self.hold.expired(now) {
             self.mine.hold_expired += 1;
-            let (tables, _) = self.tables.refresh();
-            give_up(tables, &mut self.state, now, &mut self.io, frame, STALE, &mut self.events);
+            let ((tables, _), reason) = (self.tables.refresh(), wanted.reason());
+            give_up(tables, &mut self.state, now, &mut self.io, frame, reason, &mut self.events);
         }
         if self.handle.pending.swap(false, Ordering::Acquire) {
             while let Ok(command) = self.inbox.try_recv() {
@@ -393,7 +402,8 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// An answer that waits is let go by another thread, within microseconds if all is well: it is worth to stay awake.
+    /// An answer or a packet that waits is let go by another thread, within microseconds if all is well: it is worth to
+    /// stay awake.
     fn wait_for_release(&mut self) {
         if self.empty_turns < SHORT_WAIT {
             std::hint::spin_loop();
@@ -405,7 +415,7 @@ impl<Io: PacketIo> Worker<Io> {
 
     fn rest(&mut self) {
         self.empty_turns += 1;
-        if !self.answers.is_empty() {
+        if !self.answers.is_empty() || self.hold.waits_for_rows() {
             return self.wait_for_release();
         }
         let nap = match self.idle {

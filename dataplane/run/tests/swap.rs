@@ -16,9 +16,13 @@ use gateway::{CLIENTS, Gateway, SERVERS, publisher, world};
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::flow_key::FlowKey;
 use sluice_core::parse::SYN;
-use sluice_core::tables::record::{Change, NextHop, Port};
+use sluice_core::tables::record::{
+    Algorithm, Backend, BackendId, BackendState, Change, Frontend, FrontendKey, NextHop, Port, Reach,
+    Service, ServiceId,
+};
 use sluice_core::time::Now;
 use sluice_run::epoch::Publisher;
+use sluice_run::hold::Wanted;
 use sluice_run::io::fault::Rates;
 
 const GENERATIONS: u16 = 200;
@@ -83,4 +87,75 @@ fn frame(n: u16) -> Vec<u8> {
     let (dst, dport) = if n.is_multiple_of(2) { ("203.0.113.80", 80) } else { ("10.244.0.11", 8080) };
     let key = FlowKey { src: ip("192.0.2.11"), dst: ip(dst), sport: 40_000 + n, dport, proto: 6, v4: true };
     Frame { flags: SYN, ..Frame::new(key) }.build()
+}
+
+/// More services than rows are built for at once, each with the backend of the world and so many that nobody has.
+fn services(others: u8) -> Vec<Change> {
+    let backend = |ip: [u8; 4]| Backend {
+        id: BackendId(u32::from_be_bytes(ip)),
+        ip: ip.into(),
+        port: 8080,
+        weight: 100,
+        state: BackendState::Active,
+        reach: Reach::Itself,
+    };
+    let one = |n: u8| {
+        let id = ServiceId(1000 + u32::from(n));
+        let mut backends = vec![backend([10, 244, 0, 11])];
+        backends.extend((0..others).map(|k| Backend { weight: 0, ..backend([10, 99, n, k]) }));
+        let record =
+            Service { proto: 6, algorithm: Algorithm::Maglev(16_381), backends, ..Service::default() };
+        let frontend = Frontend {
+            service: Some(id),
+            inside: None,
+            cluster_only: false,
+            source_ranges: Vec::new(),
+            source_ranges_deny: false,
+        };
+        let key = FrontendKey { ip: [203, 0, 114, n].into(), port: 80, proto: 6 };
+        [Change::Service(id, Some(record)), Change::Frontend(key, Some(frontend))]
+    };
+    (0..64).flat_map(one).collect()
+}
+
+#[test]
+fn many_services_are_live_without_rows_and_a_new_flow_waits_for_its_own_alone() {
+    let mut publisher = publisher(1);
+    let mut gateway = Gateway::new(&mut publisher, Rates::default(), 1);
+    let to = |n: u8, sport: u16| {
+        let ip = |text: &str| mapped(text.parse().unwrap());
+        let (src, dst) = (ip("192.0.2.11"), mapped([203, 0, 114, n].into()));
+        let key = FlowKey { src, dst, sport, dport: 80, proto: 6, v4: true };
+        Frame { flags: SYN, ..Frame::new(key) }.build()
+    };
+    publisher.publish(services(1)).unwrap();
+    assert!(!publisher.has_rows_to_build(), "nobody had a row");
+    for sport in [1, 2] {
+        gateway.arrive(CLIENTS, &to(7, sport));
+    }
+    gateway.worker.turn(Now(1));
+    assert!(gateway.left(SERVERS).is_empty());
+    assert_eq!(gateway.wanted.pop(), Ok(Wanted::Row(ServiceId(1007))));
+    assert!(gateway.wanted.pop().is_err(), "asked once");
+    // What else is published does not help.
+    publisher.publish(generation(1)).unwrap();
+    gateway.worker.turn(Now(2));
+    assert!(gateway.left(SERVERS).is_empty());
+    assert!(publisher.build_rows([ServiceId(1007)]).is_some());
+    gateway.worker.turn(Now(3));
+    assert_eq!(gateway.left(SERVERS).len(), 2, "both go at once");
+
+    publisher.publish(services(2)).unwrap();
+    publisher.settle();
+    gateway.arrive(CLIENTS, &to(7, 1));
+    gateway.arrive(CLIENTS, &to(7, 3));
+    gateway.worker.turn(Now(4));
+    assert_eq!(gateway.left(SERVERS).len(), 1, "a flow that has its backend needs no row");
+    assert_eq!(gateway.wanted.pop(), Ok(Wanted::Row(ServiceId(1007))), "it was there, and is gone");
+    assert!(publisher.has_rows_to_build(), "what was asked for once is built again by itself");
+    assert!(publisher.build_rows([]).is_some() && !publisher.has_rows_to_build());
+    gateway.worker.turn(Now(5));
+    assert_eq!(gateway.left(SERVERS).len(), 1);
+    let counters = &gateway.worker.state.counters;
+    assert_eq!((counters.received, counters.dropped()), (counters.ends(), 0));
 }

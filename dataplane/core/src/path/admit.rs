@@ -167,6 +167,9 @@ impl<'t, S: EventSink> Turn<'t, S> {
             }
             Match::Refused(reason) => return Err(self.refuse(key, Some(headers), reason)),
         };
+        if !service.is_ready() {
+            return Err(Fate::AwaitRow(id));
+        }
         let Some(backend) = self.pick(key, id, service) else {
             let reject = service.record.reject;
             return Err(self.no_backend(packet, headers, reject));

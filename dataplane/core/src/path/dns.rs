@@ -145,6 +145,7 @@ impl<S: EventSink> Turn<'_, S> {
             | Fate::Pass
             | Fate::Answer(_)
             | Fate::Hold { .. }
+            | Fate::AwaitRow(_)
             | Fate::HandOver(_)) => fate,
         }
     }

@@ -52,7 +52,7 @@ impl<S: EventSink> Turn<'_, S> {
             .unwrap_or_else(|| packet.bytes());
         let came: ArrayVec<u8, HEADERS> = headers.iter().copied().take(HEADERS).collect();
         let fate = self.opened(packet, outer, &inside);
-        if matches!(fate, Fate::Hold { .. } | Fate::HandOver(_) | Fate::Pass) {
+        if matches!(fate, Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::HandOver(_) | Fate::Pass) {
             // It comes again, or goes elsewhere, as it came.
             if packet.grow_front(packet.start() - start) && packet.set_len(len) {
                 packet.bytes_mut()[..came.len()].copy_from_slice(&came);
@@ -134,6 +134,9 @@ impl<S: EventSink> Turn<'_, S> {
     ) -> Result<(FlowKey, Option<Choice>), Fate> {
         let (key, tables) = (headers.key, self.tables);
         let (to, choice) = match tables.services.lookup(&key, source) {
+            Match::Service(id, service) if told.backend.is_none() && !service.is_ready() => {
+                return Err(Fate::AwaitRow(id));
+            }
             Match::Service(id, service) => match self.known(&key, service, told) {
                 Some(backend) => {
                     let to = FlowKey { dst: crate::emit::mapped(backend.ip), dport: backend.port, ..key };

@@ -8,7 +8,7 @@ use core::net::Ipv6Addr;
 
 use hashbrown::HashMap;
 
-use super::ipcache::Row;
+use super::ipcache::Row as Identity;
 use super::lpm::{Hashing, hashing};
 use super::maglev;
 use super::prefix_set::PrefixSet;
@@ -71,7 +71,7 @@ impl Default for Services {
 impl Services {
     /// What the destination of this packet stands for, as its source may use it.
     #[inline]
-    pub fn lookup(&self, key: &FlowKey, source: &Row) -> Match<'_> {
+    pub fn lookup(&self, key: &FlowKey, source: &Identity) -> Match<'_> {
         let Some(entrance) = self.frontends.get(&packed(key.dst, key.dport, key.proto)) else {
             // An unknown port of a known address: nothing leaks past the services to whoever has the address.
             let known = self.frontends.contains_key(&packed(key.dst, 0, 0));
@@ -102,6 +102,23 @@ impl Services {
         self.backends.contains_key(&packed(ip, port, proto))
     }
 
+    /// Build the row that this service lacks. The copy that workers see stays as it is; see [`Self::put_row`].
+    pub fn row_for(&self, id: ServiceId) -> Option<Row> {
+        let service = self.services.get(&id.0).filter(|service| !service.is_ready())?;
+        Some(Row { id, built: Arc::new(Balanced::new(&service.record, self.seeds[0])), seed: self.seeds[0] })
+    }
+
+    /// Put in a row that was built beside the path, unless what it was built from is no longer what counts.
+    pub fn put_row(&mut self, row: &Row) {
+        let seed = self.seeds[0];
+        if let Some(service) = self.services.get_mut(&row.id.0)
+            && row.seed == seed
+            && service.record == row.built.record
+        {
+            *service = Arc::clone(&row.built);
+        }
+    }
+
     pub fn service(&self, id: ServiceId) -> Option<&Balanced> {
         self.services.get(&id.0).map(Arc::as_ref)
     }
@@ -117,14 +134,14 @@ impl Services {
     }
 
     /// Another seed is another order of slots: every row is built anew.
-    pub(super) fn set_seeds(&mut self, seeds: [u32; 3], twin: Option<&Self>) {
+    pub(super) fn set_seeds(&mut self, seeds: [u32; 3], rows: Rows<'_>) {
         let same_rows = self.seeds[0] == seeds[0];
         self.seeds = seeds;
         if same_rows {
             return;
         }
         for (id, service) in &mut self.services {
-            *service = built(&service.record, *id, seeds[0], twin);
+            *service = rows.of(&service.record, *id, seeds[0]);
         }
     }
 
@@ -147,7 +164,7 @@ impl Services {
         }
     }
 
-    pub(super) fn set_service(&mut self, id: ServiceId, record: Option<&Service>, twin: Option<&Self>) {
+    pub(super) fn set_service(&mut self, id: ServiceId, record: Option<&Service>, rows: Rows<'_>) {
         let old = self.services.remove(&id.0);
         // What both have is taken twice for a moment, so that it never seems to be gone.
         for backend in record.iter().flat_map(|record| &record.backends) {
@@ -159,12 +176,18 @@ impl Services {
             release(&mut self.backends, packed(mapped(backend.ip), backend.port, proto));
         }
         if let Some(record) = record {
-            self.services.insert(id.0, built(record, id.0, self.seeds[0], twin));
+            let same = old.filter(|old| old.record == *record);
+            let service = same.unwrap_or_else(|| rows.of(record, id.0, self.seeds[0]));
+            self.services.insert(id.0, service);
         }
     }
 
     pub fn len(&self) -> usize {
         self.services.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().map(|service| &service.record)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -177,12 +200,37 @@ impl Services {
     }
 }
 
-/// The twin's, if it has the same service and builds rows in the same way; else a new one.
-fn built(record: &Service, id: u32, seed: u32, twin: Option<&Services>) -> Arc<Balanced> {
-    let theirs = twin.filter(|twin| twin.seeds[0] == seed).and_then(|twin| twin.services.get(&id));
-    match theirs.filter(|theirs| theirs.record == *record) {
-        Some(theirs) => Arc::clone(theirs),
-        None => Arc::new(Balanced::new(record, seed)),
+/// A row that was built beside the path.
+#[derive(Clone, Debug)]
+pub struct Row {
+    id: ServiceId,
+    built: Arc<Balanced>,
+    seed: u32,
+}
+
+/// Where the rows of services that change come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rows<'a> {
+    /// They are built at once.
+    Now,
+    /// They are built when flows ask for them ([`Services::row_for`]).
+    Later,
+    /// The twin's, if it has the same service and builds rows in the same way; else they are built.
+    Of(&'a Services),
+}
+
+impl Rows<'_> {
+    fn of(self, record: &Service, id: u32, seed: u32) -> Arc<Balanced> {
+        let theirs = match self {
+            Self::Later => return Arc::new(Balanced::later(record)),
+            Self::Now => None,
+            Self::Of(twin) if twin.seeds[0] == seed => twin.services.get(&id),
+            Self::Of(_) => None,
+        };
+        match theirs.filter(|theirs| theirs.record == *record) {
+            Some(theirs) => Arc::clone(theirs),
+            None => Arc::new(Balanced::new(record, seed)),
+        }
     }
 }
 
@@ -198,13 +246,13 @@ pub(super) fn release<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, u32, Has
 
 /// Is this client part of the cluster?
 #[inline]
-const fn is_inside(source: &Row) -> bool {
+const fn is_inside(source: &Identity) -> bool {
     source.number != 0 && !source.world
 }
 
 /// Access rules of a frontend; they bind clients outside the cluster.
 #[inline]
-fn refused(entrance: &Entrance, key: &FlowKey, source: &Row) -> Option<DropReason> {
+fn refused(entrance: &Entrance, key: &FlowKey, source: &Identity) -> Option<DropReason> {
     let frontend = &entrance.record;
     if !frontend.cluster_only && frontend.source_ranges.is_empty() {
         return None;

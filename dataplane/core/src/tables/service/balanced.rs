@@ -23,22 +23,42 @@ enum Choice {
     /// Maglev's slots; most services have few backends, so most rows are bytes.
     Narrow(Box<[u8]>, Modulus),
     Wide(Box<[u16]>, Modulus),
+    /// Maglev's slots, when somebody asks for them.
+    Later,
 }
 
 impl Balanced {
     pub(super) fn new(record: &Service, seed: u32) -> Self {
-        let mut by_id: Vec<(BackendId, u16)> = record.backends.iter().map(|b| b.id).zip(0_u16..).collect();
-        by_id.sort_unstable();
-        Self { record: record.clone(), choice: Choice::new(record, seed), by_id: by_id.into() }
+        Self::with(record, Choice::new(record, seed))
     }
 
-    /// The backend for a new flow with this hash.
+    /// The same without a row; it is built when a flow asks for it.
+    pub(super) fn later(record: &Service) -> Self {
+        let usable = usable(&record.backends);
+        let has_row = matches!(record.algorithm, Algorithm::Maglev(_)) && !usable.is_empty();
+        Self::with(record, if has_row { Choice::Later } else { Choice::Any(usable.into()) })
+    }
+
+    fn with(record: &Service, choice: Choice) -> Self {
+        let mut by_id: Vec<(BackendId, u16)> = record.backends.iter().map(|b| b.id).zip(0_u16..).collect();
+        by_id.sort_unstable();
+        Self { record: record.clone(), choice, by_id: by_id.into() }
+    }
+
+    /// Can it pick already? Flows that it has do not need to know.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        !matches!(self.choice, Choice::Later)
+    }
+
+    /// The backend for a new flow with this hash. Nobody while it is not ready.
     #[inline]
     pub fn pick(&self, hash: u32) -> Option<&Backend> {
         let index = match &self.choice {
             Choice::Any(usable) => *usable.get(reduce(hash, usable.len()))?,
             Choice::Narrow(row, size) => u16::from(*row.get(size.of(hash))?),
             Choice::Wide(row, size) => *row.get(size.of(hash))?,
+            Choice::Later => return None,
         };
         self.record.backends.get(usize::from(index))
     }
@@ -52,7 +72,7 @@ impl Balanced {
     /// Maglev's row as backends, a slot each; empty for other algorithms.
     pub fn row(&self) -> impl Iterator<Item = &Backend> {
         let (narrow, wide): (&[u8], &[u16]) = match &self.choice {
-            Choice::Any(_) => (&[], &[]),
+            Choice::Any(_) | Choice::Later => (&[], &[]),
             Choice::Narrow(row, _) => (row, &[]),
             Choice::Wide(row, _) => (&[], row),
         };
@@ -185,6 +205,16 @@ mod tests {
                 assert_eq!(built.pick(hash).unwrap().id, row[hash as usize % 4093]);
             }
         }
+    }
+
+    #[test]
+    fn who_has_no_row_to_build_is_ready_at_once() {
+        let mut record = service(3, Algorithm::Maglev(251));
+        assert!(!Balanced::later(&record).is_ready() && Balanced::new(&record, 1).is_ready());
+        assert!(Balanced::later(&record).pick(7).is_none());
+        record.backends.iter_mut().for_each(|backend| backend.weight = 0);
+        assert!(Balanced::later(&record).is_ready(), "nobody to choose from");
+        assert!(Balanced::later(&service(3, Algorithm::Random)).pick(7).is_some());
     }
 
     #[test]
