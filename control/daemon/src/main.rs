@@ -8,6 +8,7 @@ mod health;
 mod history;
 mod link;
 mod metrics;
+mod reading;
 mod reconcile;
 mod source;
 mod tally;

@@ -1,7 +1,7 @@
 //! Newest objects → compiled → told to the dataplane, once. What is invalid changes nothing and is reported.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -12,12 +12,13 @@ use sluice_feed::message::WantedSet;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::{Gateway, Options};
 use sluice_policy::decode::Problems;
-use sluice_policy::objects::{self, Objects};
+use sluice_policy::objects::Objects;
 use sluice_policy::shelf::Shelf;
 
 use crate::addresses;
 use crate::history::History;
 use crate::link::Link;
+use crate::reading;
 use crate::source::files::News;
 use crate::tally::Tally;
 use crate::watches::Watches;
@@ -111,7 +112,9 @@ impl Control {
         let mut guard = self.world();
         let world = &mut *guard;
         let Some(shelf) = world.shelf.as_mut().filter(|_| world.loaded) else { return false };
-        let Some(edits) = shelf.reread(files, &world.compiled, &self.gateway.options.limits) else {
+        let limits = &self.gateway.options.limits;
+        let read = |path: &Path| reading::read_file(path, limits);
+        let Some(edits) = shelf.reread(files, &world.compiled, read) else {
             world.shelf = None;
             return false;
         };
@@ -127,7 +130,7 @@ impl Control {
     pub fn reload(&self) {
         let began = now();
         let options = self.gateway.options.clone();
-        let (objects, problems, seen) = objects::load_seen(&self.gateway.objects, &options.limits);
+        let (objects, problems, seen) = reading::load(&self.gateway.objects, &options.limits);
         if !problems.is_ok() {
             let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
             for line in told.iter().take(20) {

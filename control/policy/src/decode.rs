@@ -102,7 +102,7 @@ impl<'a, 'p> Fields<'a, 'p> {
                 .errors
                 .push(place.problem(node, format!("must be an object, not {}", node.value.kind())));
         }
-        Self { node, place, problems, asked: Vec::new() }
+        Self { node, place, problems, asked: Vec::with_capacity(12) }
     }
 
     pub fn error(&mut self, at: &Node, what: impl Into<String>) {

@@ -1,5 +1,7 @@
 //! Files → objects: everything that a cluster would hold, read from YAML and JSON.
 
+mod share;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use crate::policy::groups::CidrGroup;
 use crate::service::pools::Pool;
 use crate::service::{Service, Slice};
 use crate::tree::{self, Limits, Node};
+
+pub use share::{Share, Shared, joined, shares};
 
 /// A pod, or a machine that is no pod: somebody with addresses and labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,9 +128,15 @@ pub struct Read {
 pub fn read_file(path: &Path, limits: &Limits) -> Read {
     let mut reader = Reader::new(limits);
     reader.file(path);
-    let names = reader.seen.keys().cloned().collect();
+    let seen = std::mem::take(&mut reader.seen);
     let (objects, problems) = reader.finish();
-    Read { objects, problems, names }
+    Read::new(objects, problems, seen)
+}
+
+impl Read {
+    pub fn new(objects: Objects, problems: Problems, seen: Seen) -> Self {
+        Self { objects, problems, names: seen.into_keys().collect() }
+    }
 }
 
 /// As [`load`], and beside it where each object was found.
@@ -267,15 +277,20 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, file: &Arc<str>, text: &str) {
-        match tree::parse(text, self.limits) {
-            Ok(documents) => documents.iter().for_each(|node| self.object(file, node)),
-            Err(error) => self.problems.errors.push(crate::decode::Problem {
+        self.part(file, text, 0);
+    }
+
+    /// A text that begins behind so many lines of its file.
+    fn part(&mut self, file: &Arc<str>, text: &str, above: u32) {
+        let read = tree::each(text, above, self.limits, |node| self.object(file, &node));
+        if let Err(error) = read {
+            self.problems.errors.push(crate::decode::Problem {
                 file: Arc::clone(file),
                 line: error.line,
                 column: error.column,
                 field: String::new(),
                 what: error.what,
-            }),
+            });
         }
     }
 

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::compile::{Compiled, Edit};
 use crate::decode::Problem;
-use crate::objects::{self, Objects, Read, Seen};
+use crate::objects::{Objects, Read, Seen};
 use crate::policy::Source;
-use crate::tree::Limits;
 
 /// Kind, namespace, name.
 type Name = (String, String, String);
@@ -65,11 +64,16 @@ impl Shelf {
     }
 
     /// Read these files again: what to edit. `None`: only a reading of everything can tell, and nothing here has changed.
-    pub fn reread(&mut self, paths: &[PathBuf], compiled: &Compiled, limits: &Limits) -> Option<Vec<Edit>> {
+    pub fn reread(
+        &mut self,
+        paths: &[PathBuf],
+        compiled: &Compiled,
+        read_file: impl Fn(&Path) -> Read,
+    ) -> Option<Vec<Edit>> {
         let mut read = Vec::new();
         for path in paths {
             let gone = !path.exists();
-            let file = if gone { Read::default() } else { objects::read_file(path, limits) };
+            let file = if gone { Read::default() } else { read_file(path) };
             if !file.problems.is_ok() || !self.is_alone(path, paths, &file) {
                 return None;
             }
@@ -173,6 +177,7 @@ fn arrivals(new: &Objects, compiled: &Compiled, edits: &mut Vec<Edit>) {
 mod tests {
     use super::*;
     use crate::config::Options;
+    use crate::objects;
 
     const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: NAME, namespace: shop, labels: {app: APP}}\nstatus: {podIPs: [{ip: IP}]}\n";
     const POLICY: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  \
@@ -233,7 +238,9 @@ mod tests {
         let limits = compiled.options.limits;
         let mut step = |paths: &[&PathBuf], count: usize| {
             let paths: Vec<PathBuf> = paths.iter().map(|path| (*path).clone()).collect();
-            let edits = shelf.reread(&paths, &compiled, &limits).expect("one file can tell");
+            let edits = shelf
+                .reread(&paths, &compiled, |path| objects::read_file(path, &limits))
+                .expect("one file can tell");
             assert_eq!(edits.len(), count, "{edits:?}");
             compiled.edit(edits);
             same(&compiled, &folder);
@@ -263,15 +270,24 @@ mod tests {
         let (compiled, mut shelf) = start(&folder);
         let limits = compiled.options.limits;
         let wrong = folder.write("wrong.yaml", "kind: Pod\nmetadata: {");
-        assert!(shelf.reread(&[wrong], &compiled, &limits).is_none(), "a mistake");
+        assert!(
+            shelf.reread(&[wrong], &compiled, |path| objects::read_file(path, &limits)).is_none(),
+            "a mistake"
+        );
         let twice = folder.write("twice.yaml", &pod("a", "web", "10.0.0.9"));
-        assert!(shelf.reread(&[twice], &compiled, &limits).is_none(), "two files tell of one object");
+        assert!(
+            shelf.reread(&[twice], &compiled, |path| objects::read_file(path, &limits)).is_none(),
+            "two files tell of one object"
+        );
         let twin = pod("a", "web", "10.0.0.9")
             .replace("apiVersion: v1\nkind: Pod", "apiVersion: sluice.dev/v1\nkind: Endpoint");
         let twin = folder.write(
             "twin.yaml",
             &twin.replace("status: {podIPs: [{ip: 10.0.0.9}]}", "spec: {addresses: [10.0.0.9]}"),
         );
-        assert!(shelf.reread(&[twin], &compiled, &limits).is_none(), "a pod and an endpoint of one name");
+        assert!(
+            shelf.reread(&[twin], &compiled, |path| objects::read_file(path, &limits)).is_none(),
+            "a pod and an endpoint of one name"
+        );
     }
 }

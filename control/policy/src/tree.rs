@@ -100,17 +100,33 @@ pub struct TreeError {
 
 /// All documents of a text.
 pub fn parse(text: &str, limits: &Limits) -> Result<Vec<Node>, TreeError> {
-    let mut builder =
-        Builder { limits, open: Vec::new(), anchors: HashMap::new(), expanded: 0, documents: Vec::new() };
+    let mut documents = Vec::new();
+    each(text, 0, limits, |document| documents.push(document))?;
+    Ok(documents)
+}
+
+/// The documents of a text, one after the other: a large text costs no more memory than its largest document. `above`: lines of
+/// the file before this text.
+pub fn each(text: &str, above: u32, limits: &Limits, mut take: impl FnMut(Node)) -> Result<(), TreeError> {
+    let mut builder = Builder {
+        limits,
+        above,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        expanded: 0,
+        document: None,
+        documents: 0,
+    };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| TreeError {
-            line: number(error.marker().line()),
+            line: above + number(error.marker().line()),
             column: number(error.marker().col() + 1),
             what: error.info(),
         })?;
         builder.take(event, span)?;
+        builder.document.take().into_iter().for_each(&mut take);
     }
-    Ok(builder.documents)
+    Ok(())
 }
 
 fn number(n: usize) -> u32 {
@@ -127,10 +143,13 @@ struct Open {
 
 struct Builder<'a> {
     limits: &'a Limits,
+    above: u32,
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, usize)>,
     expanded: usize,
-    documents: Vec<Node>,
+    /// The latest that is whole, and how many there were.
+    document: Option<Node>,
+    documents: usize,
 }
 
 impl Builder<'_> {
@@ -141,7 +160,7 @@ impl Builder<'_> {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), TreeError> {
         let place = |value: Value| Node {
             value,
-            line: number(span.start.line()),
+            line: self.above + number(span.start.line()),
             column: number(span.start.col() + 1),
         };
         match event {
@@ -187,24 +206,24 @@ impl Builder<'_> {
 
     fn map(&self, items: Vec<Node>) -> Result<Value, TreeError> {
         let mut entries: Vec<(Node, Node)> = Vec::with_capacity(items.len() / 2);
-        let mut seen = HashSet::with_capacity(items.len() / 2);
         let mut items = items.into_iter();
         while let (Some(mut key), Some(value)) = (items.next(), items.next()) {
-            let name = match &key.value {
-                Value::Text(text) => text.clone(),
-                Value::Bool(b) => b.to_string(),
-                Value::Int(n) => n.to_string(),
+            match &key.value {
+                Value::Text(_) => {}
+                Value::Bool(b) => key.value = Value::Text(b.to_string()),
+                Value::Int(n) => key.value = Value::Text(n.to_string()),
                 Value::Null | Value::Float(_) | Value::List(_) | Value::Map(_) => {
                     return Err(self.error(&key, "a key must be a text".to_owned()));
                 }
-            };
-            if !seen.insert(name.clone()) {
-                return Err(self.error(&key, format!("the key {name} is there twice")));
             }
-            key.value = Value::Text(name);
             entries.push((key, value));
         }
-        Ok(Value::Map(Rc::new(entries)))
+        match twice(&entries) {
+            Some(key) => {
+                Err(self.error(key, format!("the key {} is there twice", key.text().unwrap_or_default())))
+            }
+            None => Ok(Value::Map(Rc::new(entries))),
+        }
     }
 
     fn put(&mut self, node: Node, anchor: usize) -> Result<(), TreeError> {
@@ -214,14 +233,33 @@ impl Builder<'_> {
         }
         match self.open.last_mut() {
             Some(open) => open.items.push(node),
-            None if self.documents.len() >= self.limits.objects => {
+            None if self.documents >= self.limits.objects => {
                 return Err(self.error(&node, format!("more than {} documents", self.limits.objects)));
             }
-            None => self.documents.push(node),
+            None => {
+                self.documents += 1;
+                self.document = Some(node);
+            }
         }
         Ok(())
     }
 }
+
+/// The first key that an earlier entry has, too.
+fn twice(entries: &[(Node, Node)]) -> Option<&Node> {
+    let same = |a: &Node, b: &Node| a.text() == b.text();
+    if entries.len() <= FEW {
+        let mut numbered = entries.iter().enumerate();
+        return numbered
+            .find(|(n, (key, _))| entries[..*n].iter().any(|(earlier, _)| same(earlier, key)))
+            .map(|(_, (key, _))| key);
+    }
+    let mut seen = HashSet::with_capacity(entries.len());
+    entries.iter().map(|(key, _)| key).find(|key| !seen.insert(key.text()))
+}
+
+/// Keys that are compared one by one.
+const FEW: usize = 16;
 
 /// How many values a tree is, aliases counted as what they stand for.
 fn size(node: &Node) -> usize {
@@ -245,7 +283,7 @@ fn scalar(text: &str) -> Value {
                 Value::Int(n)
             } else if let Some(Ok(n)) = text.strip_prefix("0x").map(|hex| i64::from_str_radix(hex, 16)) {
                 Value::Int(n)
-            } else if let Some(x) = text.parse().ok().filter(|_| numeric) {
+            } else if let Some(Ok(x)) = numeric.then(|| text.parse()) {
                 Value::Float(x)
             } else {
                 Value::Text(text.to_owned())

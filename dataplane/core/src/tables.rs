@@ -103,12 +103,16 @@ impl Tables {
             Algorithm::Maglev(size) => u64::from(size),
             Algorithm::Random => 0,
         };
-        let of = |change: &Change| match change {
-            Change::Service(_, Some(service)) => slots(service),
-            Change::Settings(settings) if settings.hash_seed[0] != self.settings.hash_seed[0] => {
+        let of = |change: &Change| {
+            if let Change::Service(_, Some(service)) = change {
+                slots(service)
+            } else if let Change::Settings(settings) = change
+                && settings.hash_seed[0] != self.settings.hash_seed[0]
+            {
                 self.services.iter().map(slots).sum()
+            } else {
+                0
             }
-            _ => 0,
         };
         changes.iter().map(of).sum()
     }

@@ -111,11 +111,8 @@ impl Publisher {
             let ready = |tables: &Tables| tables.services.service(*id).map(Balanced::is_ready);
             ready(&current) == Some(true) && ready(standby) == Some(false)
         };
-        let services = changes.iter().filter_map(|change| match change {
-            Change::Service(id, Some(_)) => Some(*id),
-            _ => None,
-        });
-        let bereft: Vec<ServiceId> = services.filter(lost).collect();
+        let service = |change: &Change| if let Change::Service(id, _) = change { Some(*id) } else { None };
+        let bereft: Vec<ServiceId> = changes.iter().filter_map(service).filter(lost).collect();
         self.bereft.extend(bereft);
         self.backlog.0 = changes;
         Ok(self.show())
