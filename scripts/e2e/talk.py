@@ -4,6 +4,7 @@
     talk.py serve PORT                                     echoes UDP and TCP, both families
     talk.py udp ADDRESS PORT STATE [--rate N] [--size N]   a datagram every 1/N s, until SIGTERM
     talk.py tcp ADDRESS PORT STATE [--rate N] [--size N]   a line every 1/N s over one connection, until SIGTERM
+    … --ports N                                            each datagram from the next of N ports: so many flows
 
 STATE is a file that is replaced many times a second by a JSON object: sent, received, lost (numbers that did not come back
 within a second, or at the end), longest_gap_ms (between two that came back), silent_ms (since the last that did), error.
@@ -50,23 +51,25 @@ class Talk:
         self.longest_gap, self.heard_at, self.began = 0.0, None, time.monotonic()
         kind = socket.SOCK_DGRAM if args.kind == "udp" else socket.SOCK_STREAM
         family = socket.AF_INET6 if ":" in args.address else socket.AF_INET
-        self.socket = socket.socket(family, kind)
+        self.sockets = [socket.socket(family, kind) for _ in range(args.ports)]
+        self.socket = self.sockets[0]
         self.rest = b""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
 
     def connect(self):
-        self.socket.settimeout(5)
-        self.socket.connect((self.args.address, self.args.port))
-        if self.args.kind == "tcp":
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
+        for own in self.sockets:
+            own.settimeout(5)
+            own.connect((self.args.address, self.args.port))
+            if self.args.kind == "tcp":
+                own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            own.setblocking(False)
 
     def send(self, now):
         number = self.sent
         text = b"%010d" % number
         text += b"x" * (self.args.size - len(text) - 1) + b"\n"
         try:
-            self.socket.send(text)
+            self.sockets[number % len(self.sockets)].send(text)
         except BlockingIOError:
             return  # the connection is stuck; nothing was sent
         except OSError as error:
@@ -77,10 +80,10 @@ class Talk:
         self.waiting[number] = now
         self.sent += 1
 
-    def hear(self, now):
+    def hear(self, now, own):
         while True:
             try:
-                data = self.socket.recv(65536)
+                data = own.recv(65536)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -129,23 +132,24 @@ class Talk:
 
     def converse(self):
         ready = selectors.DefaultSelector()
-        ready.register(self.socket, selectors.EVENT_READ)
+        for own in self.sockets:
+            ready.register(own, selectors.EVENT_READ)
         due = told = time.monotonic()
         while not self.stopped:
             now = time.monotonic()
             if now >= due:
                 self.send(now)
                 due = now + 1 / self.args.rate  # no catching up: a burst would measure queues, not the gateway
-            ready.select(max(0, due - time.monotonic()))
-            self.hear(time.monotonic())
+            for key, _ in ready.select(max(0, due - time.monotonic())):
+                self.hear(time.monotonic(), key.fileobj)
             self.give_up(time.monotonic(), PATIENCE)
             if now - told > 0.02:
                 self.tell()
                 told = now
         end = time.monotonic() + PATIENCE
         while self.waiting and time.monotonic() < end:
-            ready.select(0.05)
-            self.hear(time.monotonic())
+            for key, _ in ready.select(0.05):
+                self.hear(time.monotonic(), key.fileobj)
 
 
 def main():
@@ -159,6 +163,7 @@ def main():
         talk.add_argument("state")
         talk.add_argument("--rate", type=float, default=500)
         talk.add_argument("--size", type=int, default=64)
+        talk.add_argument("--ports", type=int, default=1)
     args = parser.parse_args()
     if args.kind == "serve":
         serve(args.port)

@@ -32,6 +32,8 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     seen: Arc<AtomicU64>,
     version: u64,
+    /// The version that [`Self::refresh`] gave last.
+    told: u64,
     tables: Option<Arc<Tables>>,
 }
 
@@ -39,13 +41,23 @@ impl Subscriber {
     /// The current generation, and whether it is another than last time (waking up alone changes nothing).
     #[inline]
     pub fn refresh(&mut self) -> (&Tables, bool) {
-        let before = self.version;
-        if self.tables.is_none() || self.shared.version.load(Ordering::Acquire) != before {
+        if self.tables.is_none() || self.shared.version.load(Ordering::Acquire) != self.version {
             self.take();
         }
-        let changed = self.version != before;
+        let changed = self.version != self.told;
+        self.told = self.version;
         // `take` has just filled it if it was empty.
         (self.tables.get_or_insert_with(Arc::default), changed)
+    }
+
+    /// The same generation as [`Self::refresh`] gave last: what is done in one turn is done by one, and that there is another is
+    /// heard at the next turn.
+    #[inline]
+    pub fn view(&mut self) -> &Tables {
+        if self.tables.is_none() {
+            self.take();
+        }
+        self.tables.get_or_insert_with(Arc::default)
     }
 
     #[cold]
@@ -98,7 +110,7 @@ impl Publisher {
     pub fn subscribe(&mut self) -> Subscriber {
         let seen = Arc::new(AtomicU64::new(PARKED));
         self.seen.push(Arc::clone(&seen));
-        Subscriber { shared: Arc::clone(&self.shared), seen, version: 0, tables: None }
+        Subscriber { shared: Arc::clone(&self.shared), seen, version: 0, told: 0, tables: None }
     }
 
     /// Publish the current generation with these changes, or change nothing and say why. Returns its version.
@@ -270,6 +282,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_published_in_the_middle_of_a_turn_is_news_to_the_next() {
+        let mut publisher = Publisher::default();
+        let mut view = publisher.subscribe();
+        publisher.publish(change(1)).unwrap();
+        assert!(view.refresh().1);
+        publisher.publish(change(2)).unwrap();
+        let mtu = |tables: &Tables| tables.routing.port(PortId(8)).unwrap().mtu;
+        assert_eq!(mtu(view.view()), 1);
+        let (tables, changed) = view.refresh();
+        assert!(changed && mtu(tables) == 2);
+        assert!(!view.refresh().1);
+    }
+
+    #[test]
     fn sleepers_are_not_waited_for() {
         let mut publisher = Publisher::default();
         let mut view = publisher.subscribe();
@@ -277,6 +303,7 @@ mod tests {
         view.park();
         let version = publisher.publish(change(1)).unwrap();
         assert!(publisher.seen_by_all(version));
+        assert!(view.view().routing.port(PortId(8)).is_some());
         let (tables, changed) = view.refresh();
         assert!(changed && tables.routing.port(PortId(8)).unwrap().mtu == 1);
         view.park();

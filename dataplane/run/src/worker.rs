@@ -268,14 +268,14 @@ impl<Io: PacketIo> Worker<Io> {
         self.answers.ring();
         send_down(&mut self.io, self.local.as_mut());
         self.io.flush();
-        let (tables, _) = self.tables.refresh();
+        let tables = self.tables.view();
         tick(tables, &mut self.state, now, &mut self.events);
         self.between_turns(now);
         received
     }
 
     fn forward(&mut self, now: Now) {
-        let (tables, _) = self.tables.refresh();
+        let tables = self.tables.view();
         let ports = &self.ports;
         let port = |device: u16| ports.get(usize::from(device)).copied().unwrap_or(PortId(device));
         let mut ends = [(0, 0); BURST];
@@ -344,7 +344,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         if let Err(frame) = kept {
             self.mine.hold_overflow += 1;
-            let ((tables, _), reason) = (self.tables.refresh(), wanted.reason());
+            let (tables, reason) = (self.tables.view(), wanted.reason());
             give_up(tables, &mut self.state, now, &mut self.io, frame, reason, &mut self.events);
         }
     }
@@ -354,7 +354,7 @@ impl<Io: PacketIo> Worker<Io> {
         if self.answers.is_empty() {
             return;
         }
-        let (tables, _) = self.tables.refresh();
+        let tables = self.tables.view();
         let most = u64::from(tables.settings.dns.max_delay) * (Now::SECOND / 1000);
         while let Some(done) = self.answers.next(now, most) {
             match done {
@@ -368,12 +368,12 @@ impl<Io: PacketIo> Worker<Io> {
         self.mine.turns += 1;
         while let Some((frame, wanted)) = self.hold.expired(now) {
             self.mine.hold_expired += 1;
-            let ((tables, _), reason) = (self.tables.refresh(), wanted.reason());
+            let (tables, reason) = (self.tables.view(), wanted.reason());
             give_up(tables, &mut self.state, now, &mut self.io, frame, reason, &mut self.events);
         }
         if self.handle.pending.swap(false, Ordering::Acquire) {
             while let Ok(command) = self.inbox.try_recv() {
-                let (tables, _) = self.tables.refresh();
+                let tables = self.tables.view();
                 command(&mut self.state, tables, now);
             }
             self.coming_watches.try_iter().for_each(|watch| self.watches.add(watch));
