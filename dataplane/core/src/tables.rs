@@ -27,7 +27,7 @@ use hashbrown::HashSet;
 use service::Rows;
 
 use record::{
-    Algorithm, BackendId, Change, Pattern, PolicyClass, PortRange, Prefix, Route, Service, Settings,
+    Algorithm, Backend, BackendId, Change, Pattern, PolicyClass, PortRange, Prefix, Route, Service, Settings,
 };
 
 /// Slots, classes, sets and the like are dense numbers given out by control; beyond this they are a mistake.
@@ -243,11 +243,21 @@ fn check_service(id: u32, service: &Service) -> Result<(), String> {
     if service.backends.len() >= usize::from(u16::MAX) {
         return Err(format!("service {id} has {} backends, more than 65534", service.backends.len()));
     }
-    let mut seen: HashSet<BackendId, lpm::Hashing> = HashSet::with_hasher(lpm::hashing());
-    match service.backends.iter().find(|backend| !seen.insert(backend.id)) {
-        Some(twice) => Err(format!("service {id} has backend {} twice", twice.id.0)),
+    match twice(&service.backends) {
+        Some(backend) => Err(format!("service {id} has backend {} twice", backend.id.0)),
         None => Ok(()),
     }
+}
+
+/// The first backend whose number an earlier one has.
+fn twice(backends: &[Backend]) -> Option<&Backend> {
+    // Few are compared one by one.
+    if backends.len() <= 16 {
+        let earlier = |n: usize, id: BackendId| backends[..n].iter().any(|backend| backend.id == id);
+        return backends.iter().enumerate().find(|(n, backend)| earlier(*n, backend.id)).map(|(_, b)| b);
+    }
+    let mut seen: HashSet<BackendId, lpm::Hashing> = HashSet::with_hasher(lpm::hashing());
+    backends.iter().find(|backend| !seen.insert(backend.id))
 }
 
 fn check_settings(settings: &Settings) -> Result<(), String> {

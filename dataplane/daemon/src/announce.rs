@@ -63,7 +63,7 @@ impl Announcer {
 
     /// What control exposes, what the kernel has, and which devices are there, as of now.
     pub fn refresh(&mut self, told: &Records, kernel: &Records, devices: &[Option<u32>], now: Now) {
-        if self.devices.iter().all(|device| !device.wanted) {
+        if self.is_idle() {
             return;
         }
         let wanted = exposed(told).filter(|ip| !is_the_kernels(*ip, kernel)).collect();
@@ -79,6 +79,11 @@ impl Announcer {
                 device.follow(index, port, &wanted, self.groups.as_ref(), now);
             }
         }
+    }
+
+    /// Is there no link on which anybody may ask?
+    pub fn is_idle(&self) -> bool {
+        self.devices.iter().all(|device| !device.wanted)
     }
 
     /// Hear what was asked, and say what is due.

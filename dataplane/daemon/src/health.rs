@@ -8,6 +8,7 @@
 
 mod prober;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
@@ -90,12 +91,12 @@ impl Health {
     }
 
     /// Changes as they are to be published: services with those in quarantine that are.
-    pub fn overlay(&self, changes: Vec<Change>, told: &Records) -> Vec<Change> {
+    pub fn overlay<'a>(&self, changes: &'a [Change], told: &Records) -> Cow<'a, [Change]> {
         if self.is_idle() {
-            return changes;
+            return Cow::Borrowed(changes);
         }
         let mut probes: HashMap<ServiceId, Option<Probe>> = HashMap::new();
-        for change in &changes {
+        for change in changes {
             if let Change::Probe(id, probe) = change {
                 probes.insert(*id, probe.clone());
             }
@@ -105,7 +106,7 @@ impl Health {
             let probe = probes.get(&id).cloned().unwrap_or_else(|| probe_of(told, id));
             Change::Service(id, Some(self.quarantined(service, probe.as_ref()).0))
         };
-        changes.into_iter().map(lay).collect()
+        changes.iter().cloned().map(lay).collect()
     }
 
     /// The service with what fails set apart, and whether that had to be left because nobody would remain.
@@ -476,7 +477,8 @@ mod tests {
     }
 
     fn quarantined(health: &Health, told: &Records) -> Vec<u8> {
-        let changes = health.overlay(told.values().cloned().collect(), &Records::new());
+        let changes: Vec<Change> = told.values().cloned().collect();
+        let changes = health.overlay(&changes, &Records::new());
         let states = changes.iter().flat_map(|change| {
             if let Change::Service(_, Some(service)) = change { service.backends.clone() } else { Vec::new() }
         });

@@ -6,10 +6,11 @@ mod learning;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,8 +43,9 @@ const LISTENER: Token = Token(0);
 const NEWS: Token = Token(1);
 const CONTROL: Token = Token(2);
 const LESSONS: Token = Token(3);
-/// Between two looks at rings and clocks.
+/// Between two looks at rings and clocks: while events come, and while none do.
 const TURN: Duration = Duration::from_millis(2);
+const QUIET_TURN: Duration = Duration::from_millis(10);
 const EVENTS_A_TURN: usize = 4096;
 /// The kernel forgets neighbours that it does not use itself: it is reminded of ours.
 const REMIND: u64 = 10 * Now::SECOND;
@@ -77,10 +79,13 @@ pub struct Housekeeping {
     reload: Arc<AtomicBool>,
     writing: Vec<Receiver<Vec<FlowRecord>>>,
     written: Vec<FlowRecord>,
+    writer: Option<JoinHandle<()>>,
     wrote_at: Now,
     reminded_at: Now,
     looked_at: Now,
     picking_up: bool,
+    /// No events came in the last turn.
+    quiet: bool,
     learning: Learning,
     chores: learning::Chores,
 }
@@ -142,10 +147,12 @@ impl Housekeeping {
             reload,
             writing: Vec::new(),
             written: Vec::new(),
+            writer: None,
             wrote_at: Now(0),
             reminded_at: Now(0),
             looked_at: Now(0),
             picking_up: true,
+            quiet: false,
             learning,
             chores,
             settings,
@@ -162,7 +169,11 @@ impl Housekeeping {
         let mut events = Events::with_capacity(64);
         while !self.stop.load(Ordering::Relaxed) {
             // Rows that services have lost are built in all the time that nothing else wants.
-            let most = if self.publisher.has_rows_to_build() { Duration::ZERO } else { TURN };
+            let most = match (self.publisher.has_rows_to_build(), self.is_quiet()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => QUIET_TURN,
+                (false, false) => TURN,
+            };
             if let Err(error) = self.poll.poll(&mut events, Some(most))
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
@@ -180,6 +191,15 @@ impl Housekeeping {
             self.turn();
         }
         self.shut_down()
+    }
+
+    /// Does nothing ask for more than to be looked at now and then? (Whatever waits rings.)
+    fn is_quiet(&self) -> bool {
+        self.quiet
+            && self.writing.is_empty()
+            && self.health.is_idle()
+            && self.watching.is_idle()
+            && self.announcer.is_idle()
     }
 
     fn turn(&mut self) {
@@ -281,7 +301,7 @@ impl Housekeeping {
         };
         let generation = delivery.generation;
         let first = if self.live { Vec::new() } else { self.mirrored.values().cloned().collect() };
-        let laid = self.health.overlay(changes.clone(), &self.told);
+        let laid = self.health.overlay(&changes, &self.told);
         let answer = match self.publish_with_names(first, &laid) {
             Ok(()) => {
                 self.live = true;
@@ -410,6 +430,7 @@ impl Housekeeping {
                 events.push(event.into());
             }
         }
+        self.quiet = events.is_empty();
         let Some(control) = self.control.as_mut().filter(|_| !events.is_empty()) else { return };
         // Before its greeting is answered control expects nothing else.
         if control.is_slow() || !control.is_greeted() {
@@ -476,11 +497,12 @@ impl Housekeeping {
         }
     }
 
-    /// Write flows down, a step a turn.
+    /// Write flows down, a step a turn, and the file on a thread of its own: neighbours and names do not wait for a disk.
     fn write_flows(&mut self, now: Now) {
         let Some(path) = self.settings.snapshot.clone() else { return };
         let every = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
-        if self.writing.is_empty() && now.0.saturating_sub(self.wrote_at.0) > every {
+        let due = now.0.saturating_sub(self.wrote_at.0) > every;
+        if self.writing.is_empty() && due && self.writer.as_ref().is_none_or(JoinHandle::is_finished) {
             self.wrote_at = now;
             self.writing = self.workers.iter().map(|worker| worker.export(usize::MAX)).collect();
         }
@@ -499,9 +521,7 @@ impl Housekeeping {
         });
         if self.writing.is_empty() {
             let flows = std::mem::take(&mut self.written);
-            if let Err(error) = snapshot::write(&path, snapshot::FLOWS, &flows) {
-                tracing::warn!("cannot write flows to {}: {error}", path.display());
-            }
+            self.writer = Some(std::thread::spawn(move || write_down(&path, &flows)));
         }
     }
 
@@ -513,15 +533,21 @@ impl Housekeeping {
             let receivers: Vec<_> = self.workers.iter().map(|worker| worker.export(usize::MAX)).collect();
             let flows: Vec<FlowRecord> =
                 receivers.iter().flat_map(|receiver| receiver.iter().flatten()).collect();
-            if let Err(error) = snapshot::write(&path, snapshot::FLOWS, &flows) {
-                tracing::warn!("cannot write flows to {}: {error}", path.display());
-            }
+            // The latest is the last to be written.
+            self.writer.take().into_iter().for_each(|writer| drop(writer.join()));
+            write_down(&path, &flows);
         }
         self.write_names_now();
         self.devices.detach_all();
         self.workers.iter_mut().for_each(Running::stop);
         drop(std::fs::remove_file(&self.settings.socket));
         Ok(())
+    }
+}
+
+fn write_down(path: &Path, flows: &[FlowRecord]) {
+    if let Err(error) = snapshot::write(path, snapshot::FLOWS, flows) {
+        tracing::warn!("cannot write flows to {}: {error}", path.display());
     }
 }
 

@@ -60,6 +60,10 @@ impl Watching {
         self.active.retain(|active| active.id != id);
     }
 
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
     /// Tell what was seen since. Without control nobody listens.
     pub fn drain(&mut self, control: Option<&mut Connection>, publisher: &Publisher, now: Now) {
         let Some(control) = control.filter(|_| !self.active.is_empty()) else {

@@ -29,8 +29,8 @@ const WANTED_RING: usize = 256;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Packets of and for the gateway itself.
 const LOCAL_RING: usize = 128;
-/// Flows given out between two turns.
-const EXPORT_PIECE: usize = 1024;
+/// Flows given out between two turns: packets wait for it.
+const EXPORT_PIECE: usize = 128;
 
 /// One worker, from outside.
 #[derive(Debug)]

@@ -423,7 +423,8 @@ impl<Io: PacketIo> Worker<Io> {
             Idle::Adaptive => self.empty_turns > EMPTY_TURNS,
             Idle::Sleep => true,
         };
-        if nap {
+        // What is to be done comes in steps, one a turn: the next may wait already.
+        if nap && !self.handle.pending.load(Ordering::Relaxed) {
             self.mine.naps += 1;
             self.tables.park();
             self.io.wait(NAP);

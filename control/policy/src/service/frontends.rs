@@ -54,11 +54,29 @@ pub enum Owner {
     Pod(String, String),
 }
 
+/// Who lays claim to one address and port, in order. Most often that is one owner.
+#[derive(Clone, Debug, Default)]
+struct Claims(Vec<(Owner, Frontend)>);
+
+impl Claims {
+    /// The first word of an owner counts.
+    fn put(&mut self, owner: &Owner, frontend: Frontend) {
+        if let Err(at) = self.0.binary_search_by(|(known, _)| known.cmp(owner)) {
+            self.0.reserve_exact(1);
+            self.0.insert(at, (owner.clone(), frontend));
+        }
+    }
+
+    fn remove(&mut self, owner: &Owner) {
+        self.0.retain(|(known, _)| known != owner);
+    }
+}
+
 /// All frontends of a set of objects.
 #[derive(Clone, Debug, Default)]
 pub struct Frontends {
     owners: BTreeMap<Owner, Vec<Shown>>,
-    claims: HashMap<FrontendKey, BTreeMap<Owner, Frontend>>,
+    claims: HashMap<FrontendKey, Claims>,
     /// Numbers that are taken, and by what.
     numbers: HashMap<ServiceId, String>,
     /// Names of the slices of each service.
@@ -163,7 +181,7 @@ impl Frontends {
             }
             for (key, frontend) in made.iter().flat_map(claimed) {
                 keys.entry(key).or_insert_with(|| self.live(key));
-                self.claims.entry(key).or_default().entry(owner.clone()).or_insert(frontend);
+                self.claims.entry(key).or_default().put(&owner, frontend);
             }
             self.expose(&old, &made, &mut addresses);
             if !made.is_empty() {
@@ -216,7 +234,7 @@ impl Frontends {
         }
         for (key, before) in keys {
             let now = self.live(key);
-            if self.claims.get(&key).is_some_and(BTreeMap::is_empty) {
+            if self.claims.get(&key).is_some_and(|claims| claims.0.is_empty()) {
                 self.claims.remove(&key);
             }
             if before != now {
@@ -228,7 +246,7 @@ impl Frontends {
 
     /// What an address and port is: the first claim.
     fn live(&self, key: FrontendKey) -> Option<Frontend> {
-        self.claims.get(&key).and_then(|claims| claims.values().next()).cloned()
+        Some(self.claims.get(&key)?.0.first()?.1.clone())
     }
 
     fn made_by(&mut self, owner: &Owner, objects: &Objects, options: &Options) -> Vec<Shown> {
@@ -273,7 +291,7 @@ impl Frontends {
     /// Namespace and name of the service (or pod with a port of the node) behind a frontend.
     pub fn service_at(&self, key: FrontendKey) -> Option<(String, String)> {
         let (Owner::Service(namespace, name) | Owner::Pod(namespace, name)) =
-            self.claims.get(&key)?.keys().next()?;
+            &self.claims.get(&key)?.0.first()?.0;
         Some((namespace.clone(), name.clone()))
     }
 

@@ -50,8 +50,8 @@ pub fn build(backends: &[(String, u16)], size: u32, seed: u32) -> Vec<u16> {
     let sum: u64 = backends.iter().map(|(_, weight)| u64::from(*weight)).sum();
     let mut walks: Vec<Walk> =
         backends.iter().map(|(name, weight)| walk(name, *weight, count, size, seed)).collect();
-    // Cilium looks at weights only when the average is more than one.
-    let weighted = sum / (count as u64) > 1;
+    // Cilium looks at weights only when the average is more than one; of equal ones none ever waits for its turn.
+    let weighted = sum / (count as u64) > 1 && backends.iter().any(|(_, weight)| *weight != backends[0].1);
     let mut row = vec![u16::MAX; size as usize];
     let mut turn = 0;
     for n in 0..u64::from(size) {

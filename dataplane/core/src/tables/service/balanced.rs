@@ -34,9 +34,8 @@ impl Balanced {
 
     /// The same without a row; it is built when a flow asks for it.
     pub(super) fn later(record: &Service) -> Self {
-        let usable = usable(&record.backends);
-        let has_row = matches!(record.algorithm, Algorithm::Maglev(_)) && !usable.is_empty();
-        Self::with(record, if has_row { Choice::Later } else { Choice::Any(usable.into()) })
+        let has_row = matches!(record.algorithm, Algorithm::Maglev(_)) && record.has_usable();
+        Self::with(record, if has_row { Choice::Later } else { Choice::Any(usable(&record.backends).into()) })
     }
 
     fn with(record: &Service, choice: Choice) -> Self {
