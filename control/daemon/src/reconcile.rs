@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
 use sluice_core::tables::record::Change;
@@ -57,11 +57,23 @@ pub struct World {
     pub acknowledged: u64,
     /// Microseconds from sending to live, of the last generation.
     pub took: u64,
+    /// And of what went before that: reading, and finding out what differs.
+    pub took_to_read: u64,
+    pub took_to_compile: u64,
     pub refused: Option<String>,
     pub problems: Vec<String>,
     pub loaded: bool,
     /// When the objects were read that are compiled.
     pub read_at: Option<Instant>,
+}
+
+impl World {
+    /// How long it took to read and, from then to now, to compile.
+    fn note_spans(&mut self, began: Instant, read: Instant) {
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.took_to_read = microseconds(read.duration_since(began));
+        self.took_to_compile = microseconds(read.elapsed());
+    }
 }
 
 impl Control {
@@ -76,6 +88,8 @@ impl Control {
             generation: 0,
             acknowledged: 0,
             took: 0,
+            took_to_read: 0,
+            took_to_compile: 0,
             refused: None,
             problems: Vec::new(),
             loaded: false,
@@ -118,10 +132,12 @@ impl Control {
             world.shelf = None;
             return false;
         };
+        let read = now();
         let changes = world.compiled.edit(edits);
         world.read_at = Some(began);
         world.compiled.warnings = shelf.warnings();
         world.compiled.warnings.extend(world.compiled.engine.dangling());
+        world.note_spans(began, read);
         self.publish(guard, changes, began);
         true
     }
@@ -141,6 +157,7 @@ impl Control {
             (world.problems, world.shelf) = (told, None);
             return;
         }
+        let read = now();
         let mut guard = self.world();
         let world = &mut *guard;
         world.shelf = Some(Shelf::new(&seen, &objects, &problems.warnings));
@@ -153,6 +170,7 @@ impl Control {
         if !world.loaded {
             changes = world.compiled.changes();
         }
+        world.note_spans(began, read);
         for warning in &world.compiled.warnings {
             tracing::warn!("{warning}");
         }

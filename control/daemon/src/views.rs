@@ -285,6 +285,12 @@ fn families(control: &Control, dataplane: &Value) -> Vec<Family> {
         for (name, help, value) in [
             ("sluice_generation", "Generation of objects.", world.generation),
             ("sluice_generation_live", "Generation that every worker sees.", world.acknowledged),
+            ("sluice_generation_read_microseconds", "Reading the objects, latest.", world.took_to_read),
+            (
+                "sluice_generation_compiled_microseconds",
+                "From read to compiled, latest.",
+                world.took_to_compile,
+            ),
             ("sluice_generation_live_microseconds", "From told to live, latest.", world.took),
             ("sluice_object_problems", "Mistakes in the latest set of objects.", world.problems.len() as u64),
             ("sluice_object_warnings", "What is odd in the objects.", world.compiled.warnings.len() as u64),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::compile::{Compiled, Edit};
 use crate::decode::Problem;
@@ -26,7 +27,7 @@ struct Told {
 #[derive(Debug, Default)]
 pub struct Shelf {
     files: HashMap<String, Told>,
-    owners: HashMap<Name, String>,
+    owners: HashMap<Name, Arc<str>>,
 }
 
 impl Shelf {
@@ -34,8 +35,13 @@ impl Shelf {
     pub fn new(seen: &Seen, objects: &Objects, warnings: &[Problem]) -> Self {
         let mut shelf = Self::default();
         for (name, (file, _)) in seen {
-            shelf.files.entry(file.to_string()).or_default().names.insert(name.clone());
-            shelf.owners.insert(name.clone(), file.to_string());
+            if !shelf.files.contains_key(&**file) {
+                shelf.files.insert(file.to_string(), Told::default());
+            }
+            if let Some(told) = shelf.files.get_mut(&**file) {
+                told.names.insert(name.clone());
+            }
+            shelf.owners.insert(name.clone(), Arc::clone(file));
         }
         for policy in &objects.policies {
             let told = shelf.files.entry(policy.at.place.file.to_string()).or_default();
@@ -49,8 +55,9 @@ impl Shelf {
 
     fn put(&mut self, path: &Path, read: &Read) {
         let file = path.display().to_string();
+        let owner: Arc<str> = Arc::from(file.as_str());
         for name in &read.names {
-            self.owners.insert(name.clone(), file.clone());
+            self.owners.insert(name.clone(), Arc::clone(&owner));
         }
         let policies = read.objects.policies.iter().map(|policy| policy.source.clone()).collect();
         let told = Told { names: read.names.clone(), policies, warnings: read.problems.warnings.clone() };
@@ -93,7 +100,9 @@ impl Shelf {
     /// Does nobody else tell of the same objects? A Pod and an Endpoint of one name count as the same.
     fn is_alone(&self, path: &Path, changing: &[PathBuf], file: &Read) -> bool {
         let other = |name: &Name| {
-            self.owners.get(name).is_some_and(|owner| !changing.iter().any(|path| Path::new(owner) == path))
+            self.owners
+                .get(name)
+                .is_some_and(|owner| !changing.iter().any(|path| Path::new(&**owner) == path))
         };
         let twin = |(kind, namespace, name): &Name| {
             let twin = match kind.as_str() {
