@@ -73,9 +73,7 @@ pub fn forward<S: EventSink>(
     state.counters.received += burst.len() as u64;
     state.counters.received_bytes += bytes;
     if state.config.short {
-        for work in works.iter_mut().take(burst.len()) {
-            look_up(&state.flows, work);
-        }
+        look_up(&state.flows, &mut works[..burst.len().min(BURST)]);
     }
     set_length(fates, burst.len());
     let seconds = now.seconds();
@@ -116,12 +114,26 @@ fn classify(flows: &FlowTable, packet: &Packet<'_>, work: &mut Glance) {
     }
 }
 
+/// Keys that are not in the first of their two buckets are few. They are looked for when all others have been, so that the
+/// second one is there by then.
 #[inline(always)]
-fn look_up(flows: &FlowTable, work: &mut Glance) {
-    if work.is_everyday() {
-        work.candidate = flows.candidate(&work.place, work.v4);
-    } else if work.ordinary {
-        flows.prefetch_second(&work.place);
+fn look_up(flows: &FlowTable, works: &mut [Glance]) {
+    let mut late: ArrayVec<usize, BURST> = ArrayVec::new();
+    for (index, work) in works.iter_mut().enumerate() {
+        if work.is_everyday()
+            && let Some(found) = flows.in_first(&work.place, work.v4)
+        {
+            work.candidate = found;
+        } else if work.ordinary {
+            flows.prefetch_second(&work.place);
+            late.push(index);
+        }
+    }
+    for index in late {
+        let work = &mut works[index];
+        if work.is_everyday() {
+            work.candidate = flows.in_second(&work.place, work.v4);
+        }
     }
 }
 
@@ -142,7 +154,10 @@ impl<S: EventSink> Turn<'_, S> {
         if self.tables.generation == 0 {
             return self.refuse(&NO_KEY, None, DropReason::NotReady);
         }
-        let read = parse(packet);
+        let read = match work.headers(packet) {
+            Some(headers) => Ok(headers),
+            None => parse(packet),
+        };
         let headers = match &read {
             Ok(headers) => headers,
             Err(reason) => return self.refuse(&NO_KEY, None, *reason),
@@ -171,7 +186,10 @@ impl<S: EventSink> Turn<'_, S> {
         };
         match self.state.flows.verify(&headers.key, &place, candidate) {
             Some(flow) => self.established(packet, headers, flow),
-            None => self.admit(packet, headers, &place),
+            None => {
+                let short = work.ordinary && self.state.config.short;
+                self.admit(packet, headers, &place, short.then_some(work))
+            }
         }
     }
 
@@ -188,7 +206,7 @@ impl<S: EventSink> Turn<'_, S> {
         let place = self.state.flows.place(&key);
         match self.state.flows.find(&key) {
             Some(flow) => self.established(packet, &headers, flow),
-            None => self.admit(packet, &headers, &place),
+            None => self.admit(packet, &headers, &place, None),
         }
     }
 
@@ -255,13 +273,6 @@ impl<S: EventSink> Turn<'_, S> {
             packets: [0; 2],
             bytes: [0; 2],
         }
-    }
-
-    /// Tell of a flow that this packet opened.
-    fn tell_opened(&mut self, headers: &Headers, flow: FlowRef) {
-        let mut event = flow_event(self.tables, &self.state.flows, self.now, EventKind::New, flow);
-        (event.tcp_flags, event.icmp_type) = (headers.tcp_flags, headers.icmp.0);
-        self.events.emit(&event);
     }
 
     /// Tell of a flow, as seen from the direction of `flow`.

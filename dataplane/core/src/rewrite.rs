@@ -10,8 +10,10 @@ use crate::parse::{ETHERNET, Headers, ICMP, ICMPV6, Kind, Quoted, SCTP, TCP, UDP
 /// What translating a packet of `from` into `to` does to its checksums: of the IPv4 header, and of the transport.
 /// Computed once a flow; the complement undoes it, so it serves the replies too.
 pub fn deltas(from: &FlowKey, to: &FlowKey) -> (Delta, Delta) {
-    let skip = if from.v4 { 12 } else { 0 };
-    let side = |old: Ipv6Addr, new: Ipv6Addr| Delta::bytes(&old.octets()[skip..], &new.octets()[skip..]);
+    let side = |old: Ipv6Addr, new: Ipv6Addr| match from.v4 {
+        true => Delta::bytes(&old.octets()[12..], &new.octets()[12..]),
+        false => Delta::bytes(&old.octets(), &new.octets()),
+    };
     let addresses = side(from.src, to.src) + side(from.dst, to.dst);
     let ports = Delta::word(from.sport, to.sport) + Delta::word(from.dport, to.dport);
     let transport = match from.proto {

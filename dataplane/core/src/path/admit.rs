@@ -3,9 +3,10 @@
 use super::Turn;
 use super::dns::Hearing;
 use super::established::{NO_HOP, policy_port};
+use super::short::Glance;
 use super::wrapped::end_of;
 use crate::emit::{Error, mapped};
-use crate::event::{EventKind, EventSink};
+use crate::event::{EventKind, EventSink, FlowEvent};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
 use crate::parse::{ACK, Headers, Kind, SYN, TCP, UDP};
@@ -29,6 +30,9 @@ pub(crate) struct Judgement {
     pub refused: Option<DropReason>,
     pub denied_egress: bool,
     pub audit: bool,
+    /// Identity numbers of both ends.
+    pub source: u32,
+    pub destination: u32,
     pub egress_rule: RuleId,
     pub ingress_rule: RuleId,
     /// DNS rules that are to be asked.
@@ -46,6 +50,7 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
+    #[inline]
     const fn dispatch(&self) -> Option<Dispatch> {
         match self.how {
             Forwarding::Dsr(dispatch) => Some(dispatch),
@@ -57,14 +62,37 @@ impl Choice {
 impl<'t, S: EventSink> Turn<'t, S> {
     /// The walk of a new flow, one step a line.
     #[cold]
-    pub(crate) fn admit(&mut self, packet: &mut Packet<'_>, headers: &Headers, place: &Place) -> Fate {
-        match self.try_admit(packet, headers, place) {
-            Ok(flow) => {
-                self.tell_opened(headers, flow);
-                self.depart(packet, headers, flow)
-            }
-            Err(fate) => fate,
+    pub(crate) fn admit(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        place: &Place,
+        glance: Option<&Glance>,
+    ) -> Fate {
+        let flow = match self.try_admit(packet, headers, place) {
+            Ok(flow) => flow,
+            Err(fate) => return fate,
+        };
+        // Now that it has a flow, an ordinary packet leaves as others of that flow will.
+        match glance.and_then(|glance| self.first_of(packet, glance, flow)) {
+            Some(port) => Fate::Forward(port),
+            None => self.depart(packet, headers, flow),
         }
+    }
+
+    /// Tell of a flow that this packet opened.
+    fn tell_opened(&mut self, headers: &Headers, translated: &FlowKey, judgement: &Judgement) {
+        let event = FlowEvent {
+            audit: judgement.audit,
+            tcp_flags: headers.tcp_flags,
+            icmp_type: headers.icmp.0,
+            source: judgement.source,
+            destination: judgement.destination,
+            egress_rule: judgement.egress_rule,
+            ingress_rule: judgement.ingress_rule,
+            ..self.event(EventKind::New, &headers.key, translated)
+        };
+        self.events.emit(&event);
     }
 
     fn try_admit(
@@ -75,11 +103,13 @@ impl<'t, S: EventSink> Turn<'t, S> {
     ) -> Result<FlowRef, Fate> {
         self.is_ours(packet, headers)?;
         self.source_is_honest(packet, headers)?;
-        let (mut to, choice) = self.choose_backend(packet, headers)?;
+        // Keys are changed where they lie: to hand them about costs more than to make them.
+        let mut to = headers.key;
+        let choice = self.choose_backend(packet, headers, &mut to)?;
         self.state.flows.expect(&to.reverse());
         self.is_for_others(&to, choice)?;
         // Replies of such a flow say nothing to us, so its beginning does not, either: another gateway may have seen it.
-        let direct = choice.is_some_and(|choice| choice.dispatch().is_some());
+        let direct = choice.as_ref().is_some_and(|choice| choice.dispatch().is_some());
         let one_sided = direct || self.told.is_some();
         let pickup = self.state.config.pickup || one_sided;
         opens_a_flow(headers, pickup).map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
@@ -93,7 +123,9 @@ impl<'t, S: EventSink> Turn<'t, S> {
         if direct {
             let end = choice.map_or(to.dst, |choice| choice.end);
             self.way(packet, headers, &FlowKey { dst: end, ..to }, place)?;
-            return self.remember(headers, headers.key, choice, &judgement, NO_HOP);
+            let flow = self.remember(headers, &mut { headers.key }, choice, &judgement, NO_HOP)?;
+            self.tell_opened(headers, &to, &judgement);
+            return Ok(flow);
         }
         if !one_sided {
             self.either_may_open(headers, &to)?;
@@ -104,7 +136,9 @@ impl<'t, S: EventSink> Turn<'t, S> {
         if self.told.is_none() {
             self.translate_source(packet, headers, &mut to, choice, place)?;
         }
-        self.remember(headers, to, choice, &judgement, hop)
+        let flow = self.remember(headers, &mut to, choice, &judgement, hop)?;
+        self.tell_opened(headers, &to, &judgement);
+        Ok(flow)
     }
 
     /// With several workers a flow has one owner; its packets are handed to it.
@@ -152,15 +186,18 @@ impl<'t, S: EventSink> Turn<'t, S> {
         &mut self,
         packet: &mut Packet<'_>,
         headers: &Headers,
-    ) -> Result<(FlowKey, Option<Choice>), Fate> {
+        to: &mut FlowKey,
+    ) -> Result<Option<Choice>, Fate> {
         let key = &headers.key;
         let services = &self.tables.services;
         let source = self.tables.ipcache.lookup(key.src, key.v4);
         if let Some(told) = self.told {
-            return self.chosen_elsewhere(headers, source, told);
+            let (backend, choice) = self.chosen_elsewhere(headers, source, told)?;
+            *to = backend;
+            return Ok(choice);
         }
         let (id, service) = match services.lookup(key, source) {
-            Match::None => return Ok((*key, None)),
+            Match::None => return Ok(None),
             Match::Service(id, service) => (id, service),
             Match::Refused(_) if headers.kind == (Kind::IcmpQuery { reply: false }) => {
                 return Err(self.echo(packet, headers));
@@ -174,7 +211,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
             let reject = service.record.reject;
             return Err(self.no_backend(packet, headers, reject));
         };
-        let to = FlowKey { dst: mapped(backend.ip), dport: backend.port, ..*key };
+        (to.dst, to.dport) = (mapped(backend.ip), backend.port);
         if to.dst.to_ipv4_mapped().is_some() != key.v4 {
             return Err(self.refuse(key, Some(headers), DropReason::NoBackend));
         }
@@ -183,7 +220,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
             Forwarding::Dsr(dispatch) => end_of(backend, dispatch),
             Forwarding::Dnat | Forwarding::Snat => to.dst,
         };
-        Ok((to, Some(Choice { service: id, backend: backend.id, how, end })))
+        Ok(Some(Choice { service: id, backend: backend.id, how, end }))
     }
 
     /// Nobody needs to answer past us whose answers come by us: backends on our node, and whoever answers our own. Nor can
@@ -238,6 +275,8 @@ impl<'t, S: EventSink> Turn<'t, S> {
             refused,
             denied_egress: binding(out, &egress).is_some(),
             audit,
+            source: source.number,
+            destination: destination.number,
             egress_rule: egress.rule,
             ingress_rule: ingress.rule,
             hearing: Hearing::of(&egress, to.proto),
@@ -346,10 +385,10 @@ impl<'t, S: EventSink> Turn<'t, S> {
     /// What an egress gateway's policy says of what leaves the cluster.
     fn departure(&self, to: &FlowKey, choice: Option<Choice>) -> Option<(Leave, Addresses<'t>)> {
         let tables = self.tables;
+        let found = tables.departures.find(to.src, to.dst).filter(|_| choice.is_none())?;
         let destination = tables.ipcache.lookup(to.dst, to.v4);
-        let outside = choice.is_none() && (destination.number == 0 || destination.world);
-        let found = tables.departures.find(to.src, to.dst).filter(|_| outside)?;
-        (found.0 != Leave::Usual).then_some(found)
+        let outside = destination.number == 0 || destination.world;
+        (outside && found.0 != Leave::Usual).then_some(found)
     }
 
     /// Is this an address of ours: the kernel's, or one that the settings say?
@@ -362,7 +401,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
     fn remember(
         &mut self,
         headers: &Headers,
-        to: FlowKey,
+        to: &mut FlowKey,
         choice: Option<Choice>,
         judgement: &Judgement,
         hop: u16,
@@ -383,7 +422,8 @@ impl<'t, S: EventSink> Turn<'t, S> {
             && new.hot.flags & WRAPPED == 0
             && let Some(other) = self.another_port(&new.keys)
         {
-            new = self.new_flow(headers, other, choice, judgement, hop);
+            *to = other;
+            new = self.new_flow(headers, to, choice, judgement, hop);
             result = self.state.flows.insert(&new, self.now);
         }
         match result {
@@ -411,19 +451,19 @@ impl<'t, S: EventSink> Turn<'t, S> {
     fn new_flow(
         &self,
         headers: &Headers,
-        to: FlowKey,
+        to: &FlowKey,
         choice: Option<Choice>,
         judgement: &Judgement,
         hop: u16,
     ) -> NewFlow {
-        let from = headers.key;
+        let from = &headers.key;
         let mut flags = 0;
         flags |= if from == to { 0 } else { TRANSLATED };
         flags |= if (from.src, from.sport) == (to.src, to.sport) { 0 } else { SOURCE };
         flags |= if judgement.audit { AUDIT } else { 0 };
         flags |= if choice.is_some() { SERVICE } else { 0 };
         flags |= if judgement.hearing.is_some() { DNS } else { 0 };
-        flags |= match choice.and_then(|choice| choice.dispatch()) {
+        flags |= match choice.as_ref().and_then(Choice::dispatch) {
             None => 0,
             Some(Dispatch::Option) => WRAPPED,
             Some(Dispatch::Geneve) => WRAPPED | IN_GENEVE,
@@ -451,7 +491,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
             backend: choice.map_or(0, |choice| choice.backend.0),
             ..Cold::default()
         };
-        NewFlow { keys: Keys { original: from, translated: to }, hot, cold }
+        NewFlow { keys: Keys { original: *from, translated: *to }, hot, cold }
     }
 }
 

@@ -110,7 +110,7 @@ impl<S: EventSink> Turn<'_, S> {
         self.state.flows.remove(flow);
         self.state.counters.flows_ended += 1;
         let place = self.state.flows.place(&headers.key);
-        self.admit(packet, headers, &place)
+        self.admit(packet, headers, &place, None)
     }
 
     fn backend_is_gone(&self, flow: FlowRef) -> bool {

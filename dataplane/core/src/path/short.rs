@@ -8,11 +8,12 @@
 
 use super::Turn;
 use crate::event::EventSink;
+use crate::flow_key::FlowKey;
 use crate::intrinsics::rest;
 use crate::packet::{Packet, PortId};
-use crate::parse::{ETHERNET, FIN, RST, SYN, TCP, UDP};
+use crate::parse::{ETHERNET, FIN, Headers, Kind, RST, SYN, TCP, UDP, everyday};
 use crate::state::conntrack::{Entry, FlowRef, FlowTable, Place, differ};
-use crate::state::flow::{DNS, Hot, LIVE, ODD, REPLIED, V4, WRAPPED, said};
+use crate::state::flow::{self, DNS, Hot, LIVE, ODD, REPLIED, V4, WRAPPED, said};
 use crate::state::tcp::TcpState;
 use crate::tables::Tables;
 use crate::tables::nexthop::Adjacency;
@@ -37,7 +38,7 @@ pub(crate) struct Glance {
     /// Source and destination, if it is IPv4. (Those of IPv6 are read where they lie.)
     addresses: u64,
     ports: u32,
-    /// What its flow says of itself ([`Hot::says`]) if this is an everyday packet of it. [`LONG`]: it is none.
+    /// What its flow says of itself ([`Hot::says`]) if this is an everyday packet of it; with [`LONG`]: it is none.
     expected: u32,
     pub candidate: FlowRef,
     vlan: u16,
@@ -49,8 +50,8 @@ pub(crate) struct Glance {
     pub ordinary: bool,
 }
 
-/// What no flow says: one that is not in use, and odd.
-const LONG: u32 = said(0, 0, ODD);
+/// What no flow says, for any protocol: that it is not in use, and odd.
+const LONG: u16 = ODD;
 
 /// What of a flow's words an everyday packet expects: what it is, that it is in use, and that nothing about it is odd.
 const ASKED: u32 = said(0xff, 0xff, LIVE | V4 | DNS | WRAPPED | ODD);
@@ -66,7 +67,7 @@ impl Glance {
         place: Place::NOWHERE,
         addresses: 0,
         ports: 0,
-        expected: LONG,
+        expected: said(0, 0, LONG),
         candidate: FlowRef::NONE,
         vlan: 0,
         len: 0,
@@ -75,10 +76,45 @@ impl Glance {
         ordinary: false,
     };
 
+    /// The same packet, taken for an everyday one of a flow that is in this state.
+    fn of(&self, flow: FlowRef, state: TcpState) -> Self {
+        let expected = said(proto_of(self), state as u8, family(self.v4) | LIVE);
+        Self { candidate: flow, expected, ..*self }
+    }
+
+    /// The same for those who need it in full. `None`: not ordinary, or with addresses that want a closer look.
+    pub(crate) fn headers(&self, packet: &Packet<'_>) -> Option<Headers> {
+        let frame: &[u8; FRAME] = packet.head().filter(|_| self.ordinary)?;
+        let (l3, header, proto) = (start_of(self.vlan), if self.v4 { 20 } else { 40 }, proto_of(self));
+        let ip: &Ip = frame[l3..].first_chunk()?;
+        let (src, dst) = if self.v4 {
+            flow::addresses(self.addresses)
+        } else {
+            let [src, dst] = addresses_v6(ip);
+            (flow::address(src), flow::address(dst))
+        };
+        let (sport, dport) = flow::two_ports(self.ports);
+        let key = FlowKey { src, dst, sport, dport, proto, v4: self.v4 };
+        let l3 = if self.vlan == 0 { 14 } else { 18 };
+        everyday(&key).then_some(Headers {
+            key,
+            vlan: self.vlan,
+            l3,
+            l4: l3 + header,
+            end: l3.checked_add(self.len)?,
+            ttl: if self.v4 { ip[8] } else { ip[7] },
+            tcp_flags: self.tcp_flags,
+            icmp: (0, 0),
+            kind: Kind::Ports,
+            dont_fragment: !self.v4 || ip[6] & 0x40 != 0,
+            fragment: None,
+        })
+    }
+
     /// It may go the short way.
     #[inline(always)]
     pub(crate) const fn is_everyday(&self) -> bool {
-        self.expected != LONG
+        self.expected & said(0, 0, LIVE) != 0
     }
 }
 
@@ -199,6 +235,7 @@ fn transport(l4: &[u8; 20], proto: u8, len: u16, family: u16, into: &mut Glance)
             if claimed < 8 || claimed > len {
                 return None;
             }
+            into.tcp_flags = 0;
             into.expected = said(UDP, MIDST, family | LIVE);
         }
         _ => return None,
@@ -223,7 +260,7 @@ const UNUSUAL: u64 = {
 fn unusual(flags: u8, family: u16) -> Option<u32> {
     match (flags & SYN != 0, flags & (RST | FIN) != 0) {
         (true, true) | (false, false) => None,
-        (true, false) => Some(LONG),
+        (true, false) => Some(said(TCP, 0, LONG)),
         (false, true) => Some(said(TCP, MOVES, family | LIVE)),
     }
 }
@@ -284,13 +321,30 @@ impl<S: EventSink> Turn<'_, S> {
         if (hot.says() ^ glance.expected) & ASKED & !STATE != 0 {
             return None;
         }
-        let (before, [proto, ..]) = (hot.tcp(), glance.expected.to_le_bytes());
-        let glance = Glance { expected: said(proto, before as u8, family(glance.v4) | LIVE), ..*glance };
-        let port = self.short_way(packet, &glance)?;
+        let before = hot.tcp();
+        let port = self.short_way(packet, &glance.of(flow, before))?;
         let (hot, _) = self.state.flows.parts(flow);
         hot.tcp = before.after(glance.tcp_flags, flow.is_reply()) as u8;
         Some(port)
     }
+
+    /// The same for the packet that opened the flow.
+    pub(crate) fn first_of(
+        &mut self,
+        packet: &mut Packet<'_>,
+        glance: &Glance,
+        flow: FlowRef,
+    ) -> Option<PortId> {
+        let state = self.state.flows.hot(flow).tcp();
+        self.short_way(packet, &glance.of(flow, state))
+    }
+}
+
+/// The protocol, which is a part of what is expected.
+#[inline(always)]
+const fn proto_of(glance: &Glance) -> u8 {
+    let [proto, ..] = glance.expected.to_le_bytes();
+    proto
 }
 
 #[inline(always)]
@@ -342,8 +396,7 @@ fn leave_v6(ip: &mut Ip, entry: &Entry<'_>, side: usize, glance: &Glance) {
 #[inline(always)]
 fn transport_leaves(l4: &mut [u8; 20], hot: &Hot, side: usize, glance: &Glance) {
     l4[..4].copy_from_slice(&hot.ports[1 - side].rotate_left(16).to_ne_bytes());
-    let [proto, ..] = glance.expected.to_le_bytes();
-    if proto == TCP {
+    if proto_of(glance) == TCP {
         let new = update(u16_at(l4, 16), hot.l4_deltas[side]);
         l4[16..18].copy_from_slice(&new.to_ne_bytes());
         return;

@@ -103,7 +103,7 @@ impl<S: EventSink> Turn<'_, S> {
             // Another gateway chose for this client; what we chose ourselves is over.
             Some(flow) if self.state.flows.hot(flow).is(WRAPPED) => self.start_anew(packet, &headers, flow),
             Some(flow) => self.established(packet, &headers, flow),
-            None => self.admit(packet, &headers, &place),
+            None => self.admit(packet, &headers, &place, None),
         };
         self.told = None;
         fate

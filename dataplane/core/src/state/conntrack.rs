@@ -146,7 +146,8 @@ impl FlowTable {
             buckets: vec![Bucket::default(); buckets.max(2)],
             hot: vec![Hot::default(); flows + 1],
             cold: vec![Cold::default(); flows + 1],
-            free: Vec::new(),
+            // As long as it can become: nothing is moved when many flows end at once.
+            free: Vec::with_capacity(flows),
             high: 1,
             live: 0,
             addresses,
@@ -228,33 +229,39 @@ impl FlowTable {
     }
 
     /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].
-    #[inline(always)]
+    #[inline]
     pub fn candidate(&self, place: &Place, v4: bool) -> FlowRef {
-        let found = match self.tagged(self.first(place), place.tag()) {
-            Some(found) => found,
-            None => self.in_second(place),
-        };
+        self.in_first(place, v4).unwrap_or_else(|| self.in_second(place, v4))
+    }
+
+    /// The same, if it is in the bucket that is looked at first.
+    #[inline(always)]
+    pub(crate) fn in_first(&self, place: &Place, v4: bool) -> Option<FlowRef> {
+        self.tagged(self.first(place), place.tag(), v4)
+    }
+
+    #[inline]
+    pub(crate) fn in_second(&self, place: &Place, v4: bool) -> FlowRef {
+        self.tagged(self.second(place), place.tag(), v4).unwrap_or(FlowRef::NONE)
+    }
+
+    #[inline(always)]
+    fn tagged(&self, bucket: u32, tag: u16, v4: bool) -> Option<FlowRef> {
+        let bucket = &self.buckets[bucket as usize];
+        let bits = matching(&bucket.tags, tag);
+        if bits == 0 {
+            return None;
+        }
+        let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize % LANES]);
         if let Some(hot) = self.hot.get(found.index() as usize) {
             prefetch(hot);
         }
         if !v4 && let Some(cold) = self.cold.get(found.index() as usize) {
-            // Its counts do not fit the line.
-            prefetch(cold);
+            // Its counts do not fit the line, and may lie on two others.
+            prefetch(&cold.packets);
+            prefetch(&cold.bytes[1]);
         }
-        found
-    }
-
-    #[inline(always)]
-    fn tagged(&self, bucket: u32, tag: u16) -> Option<FlowRef> {
-        let bucket = &self.buckets[bucket as usize];
-        let bits = matching(&bucket.tags, tag);
-        (bits != 0).then(|| FlowRef(bucket.refs[bits.trailing_zeros() as usize % LANES]))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn in_second(&self, place: &Place) -> FlowRef {
-        self.tagged(self.second(place), place.tag()).unwrap_or(FlowRef::NONE)
+        Some(found)
     }
 
     /// The flow of this key: the candidate if it is right, else whatever a full search finds.
@@ -273,18 +280,18 @@ impl FlowTable {
     /// Looked at again even where there was no candidate: a packet earlier in the burst may have made the flow.
     #[cold]
     fn search(&self, key: &FlowKey, place: &Place) -> Option<FlowRef> {
-        self.both(place).iter().find_map(|bucket| {
-            let bucket = &self.buckets[*bucket as usize];
+        for bucket in self.both(place) {
+            let bucket = &self.buckets[bucket as usize];
             let mut bits = matching(&bucket.tags, place.tag());
             while bits != 0 {
-                let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize]);
+                let found = FlowRef(bucket.refs[bits.trailing_zeros() as usize % LANES]);
                 if self.matches(found, key) {
                     return Some(found);
                 }
                 bits &= bits - 1;
             }
-            None
-        })
+        }
+        None
     }
 
     /// Is this the flow and direction of the key?
@@ -365,12 +372,12 @@ impl FlowTable {
         self.hot[index as usize] = hot;
         self.cold[index as usize] = new.cold;
         self.cold[index as usize].created = now.seconds();
-        for (place, is_reply) in places.iter().zip([false, true]) {
-            if !self.link(place, FlowRef::new(index, is_reply)) {
-                self.unlink(&original, FlowRef::new(index, false));
-                self.give_back(index);
-                return Err(InsertError::Full);
-            }
+        let linked = self.link(&places[0], FlowRef::new(index, false))
+            && self.link(&places[1], FlowRef::new(index, true));
+        if !linked {
+            self.unlink(&original, FlowRef::new(index, false));
+            self.give_back(index);
+            return Err(InsertError::Full);
         }
         self.live += 1;
         if hot.proto != TCP || hot.tcp().half_open() {

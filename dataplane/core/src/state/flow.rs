@@ -9,7 +9,7 @@
 //! B and C, where they differ, are among few addresses (frontends, NAT addresses): the entry holds their number in
 //! [`super::conntrack::FlowTable`]'s list. Its counts are in the cold part.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv6Addr;
 
 use super::tcp::TcpState;
 use crate::checksum::Delta;
@@ -241,11 +241,14 @@ pub fn pair(src: Ipv6Addr, dst: Ipv6Addr) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
+/// What IPv4 addresses have before them in a key.
+const MAPPED: u128 = 0xffff_0000_0000;
+
 /// The way back from [`pair`].
 #[inline]
 pub fn addresses(pair: u64) -> (Ipv6Addr, Ipv6Addr) {
     let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
-    let ip = |octets: [u8; 4]| Ipv4Addr::from(octets).to_ipv6_mapped();
+    let ip = |octets: [u8; 4]| Ipv6Addr::from_bits(MAPPED | u128::from(u32::from_be_bytes(octets)));
     (ip([a, b, c, d]), ip([e, f, g, h]))
 }
 

@@ -65,7 +65,7 @@ impl Lpm {
     }
 
     /// Addresses are as keys hold them: IPv4 as IPv4-mapped.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, ip: Ipv6Addr, v4: bool) -> Option<u32> {
         if v4 { self.v4.lookup(low(ip)) } else { self.v6.lookup(ip.to_bits()) }
     }
@@ -85,8 +85,8 @@ impl Lpm {
     }
 }
 
-#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "an IPv4 address is the low end")]
+#[inline(always)]
 fn low(ip: Ipv6Addr) -> u32 {
-    let o = ip.octets();
-    u32::from_be_bytes([o[12], o[13], o[14], o[15]])
+    ip.to_bits() as u32
 }

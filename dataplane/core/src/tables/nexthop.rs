@@ -27,6 +27,8 @@ pub enum Hop {
 /// Routes with several ways, at most.
 pub(super) const MAX_SEVERAL: usize = 1 << 16;
 
+const FEW: usize = 16;
+
 /// All that a packet needs to leave by a next hop whose MAC is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(align(32))]
@@ -119,7 +121,13 @@ impl Routing {
         let ways = self.several.get(usize::from(index))?;
         let total = ways.last()?.0 as usize;
         let at = reduce(hash, total);
-        ways.get(ways.partition_point(|(sum, _)| *sum as usize <= at)).map(|(_, id)| *id)
+        // Of few, all are looked at: a search would go another way each time, and no CPU could foresee it.
+        let before = |(sum, _): &(u32, NextHopId)| *sum as usize <= at;
+        let index = match ways.len() {
+            0..=FEW => ways.iter().map(|way| usize::from(before(way))).sum(),
+            _ => ways.partition_point(before),
+        };
+        ways.get(index).map(|(_, id)| *id)
     }
 
     /// Start fetching what [`Self::route`] will read first.

@@ -95,7 +95,7 @@ const fn mask(len: u8) -> u32 {
 }
 
 impl V4 {
-    #[inline]
+    #[inline(always)]
     pub(super) fn lookup(&self, ip: u32) -> Option<u32> {
         let mut entry = self.root[(ip >> 8) as usize];
         if entry & GROUP != 0 {

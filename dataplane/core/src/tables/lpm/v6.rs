@@ -30,7 +30,7 @@ const fn mask(len: u8) -> u128 {
 }
 
 impl V6 {
-    #[inline]
+    #[inline(never)]
     pub(super) fn lookup(&self, ip: u128) -> Option<u32> {
         self.classes.iter().filter(|class| class.keys.used > 0).find_map(|class| class.lookup(ip))
     }
