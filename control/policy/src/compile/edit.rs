@@ -62,10 +62,15 @@ impl Compiled {
     /// Take in single objects; what the dataplane must change. The cost is that of what they touch.
     pub fn edit(&mut self, edits: Vec<Edit>) -> Vec<Change> {
         let (mut told, mut touched) = (Vec::new(), Touched::Owners(BTreeSet::new()));
+        let claiming = edits.iter().any(|edit| matches!(edit, Edit::Service(..) | Edit::Pool(..)));
         for edit in edits {
             let (changes, services) = self.one(edit);
             told.extend(changes);
             touched = touched.and(services);
+        }
+        if claiming {
+            // Once for all of them: each giving looks at every service.
+            touched = touched.and(Touched::Owners(self.frontends.give_addresses(&self.objects)));
         }
         let mut changes = self.engine.apply(told);
         changes.extend(match touched {
@@ -104,9 +109,7 @@ impl Compiled {
             }
             Edit::Service(key, service) => {
                 put(&mut objects.services, key.clone(), service);
-                let mut owners = self.frontends.give_addresses(&self.objects);
-                owners.insert(owner(&key));
-                (vec![self.backed(&key)], Touched::Owners(owners))
+                (vec![self.backed(&key)], Touched::Owners([owner(&key)].into()))
             }
             Edit::Slice(key, slice) => {
                 let service = |slice: &Slice| (slice.namespace.clone(), slice.service.clone());
@@ -138,7 +141,7 @@ impl Compiled {
             }
             Edit::Pool(name, pool) => {
                 put(&mut objects.pools, name, pool);
-                (Vec::new(), Touched::Owners(self.frontends.give_addresses(&self.objects)))
+                (Vec::new(), nobody)
             }
             Edit::Group(name, group) => {
                 objects.groups.retain(|own| own.name != name);
