@@ -103,11 +103,14 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
         socket: PathBuf::from("/run/sluice/dataplane.sock"),
         pins: PathBuf::from("/sys/fs/bpf/sluice").join(&name),
         guarded: Vec::new(),
+        addresses_on: None,
     };
     workers(&mut section(&mut spec, "workers", &nothing), &mut dataplane);
     guard(&mut section(&mut spec, "guard", &nothing), &mut dataplane, &mut options);
     policy(&mut section(&mut spec, "policy", &nothing), &mut options);
-    services(&mut section(&mut spec, "services", &nothing), &mut options);
+    let mut services_section = section(&mut spec, "services", &nothing);
+    dataplane.addresses_on = services_section.loose_text("addressesOn");
+    services(&mut services_section, &mut options);
     masquerade(&mut section(&mut spec, "masquerade", &nothing), &mut options);
     tunnels(&mut section(&mut spec, "tunnels", &nothing), &mut options);
     let mut flows = section(&mut spec, "flows", &nothing);
@@ -433,7 +436,7 @@ pub fn show(gateway: &Gateway) -> Json {
             "policy": {"enforcement": format!("{:?}", options.enforcement).to_lowercase(), "audit": options.audit},
             "services": {"mode": options.mode, "snatAddresses": options.settings.snat_addresses,
                 "snatPorts": format!("{}-{}", options.settings.snat_ports.0, options.settings.snat_ports.1),
-                "algorithm": options.algorithm, "clampMss": options.settings.clamp_mss, "maglevTableSize": options.maglev_size,
+                "addressesOn": dataplane.addresses_on, "algorithm": options.algorithm, "clampMss": options.settings.clamp_mss, "maglevTableSize": options.maglev_size,
                 "nodePortRange": format!("{}-{}", options.settings.node_ports.0, options.settings.node_ports.1)},
             "masquerade": {"sources": list(&options.settings.masquerade.sources),
                 "exclude": list(&options.settings.masquerade.exclude),

@@ -106,7 +106,7 @@ impl Announcer {
     }
 
     /// Every address on every link with where we stand.
-    pub fn show(&self) -> Value {
+    pub fn show(&self) -> impl Iterator<Item = Value> {
         let open = self.devices.iter().filter_map(|device| Some((&device.name, device.open.as_ref()?)));
         open.flat_map(|(name, open)| {
             open.link.standings().map(move |(ip, standing)| {
@@ -118,7 +118,6 @@ impl Announcer {
                 json!({"device": name, "address": ip, "standing": standing, "holder": holder.map(text)})
             })
         })
-        .collect()
     }
 }
 

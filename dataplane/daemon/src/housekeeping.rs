@@ -32,6 +32,7 @@ use crate::clock::Clock;
 use crate::control::{Connection, Delivery, Request};
 use crate::devices::Devices;
 use crate::health::{Health, Ways};
+use crate::lent::Lent;
 use crate::mirror::Mirror;
 use crate::names::Learning;
 use crate::snapshot::{self, EVERY, PICKUP};
@@ -73,6 +74,8 @@ pub struct Housekeeping {
     rules: steering::Rules,
     asked: HashMap<Wanted, Now>,
     announcer: Announcer,
+    lent: Lent,
+    read_again: bool,
     watching: Watching,
     health: Health,
     stop: Arc<AtomicBool>,
@@ -141,6 +144,8 @@ impl Housekeeping {
             rules: steering::Rules::default(),
             asked: HashMap::new(),
             announcer: Announcer::new(&settings.interfaces),
+            lent: Lent::new(settings.addresses_on.clone()),
+            read_again: false,
             watching: Watching::default(),
             health: Health::new(workers::seed()?[0]),
             stop,
@@ -183,7 +188,8 @@ impl Housekeeping {
             for token in tokens {
                 match token {
                     LISTENER => self.accept(),
-                    NEWS => self.read_kernel(),
+                    NEWS if self.mirror.drain() => self.read_kernel(),
+                    NEWS => {}
                     LESSONS => {}
                     _ => self.hear_control(),
                 }
@@ -208,11 +214,15 @@ impl Housekeeping {
         self.see_to_waiting(now);
         if self.reload.swap(false, Ordering::Relaxed) {
             tracing::info!("reading the kernel's tables again, as asked");
+            self.read_again = true;
+        }
+        if std::mem::take(&mut self.read_again) {
             self.read_kernel();
         }
         self.drain_events();
         self.watching.drain(self.control.as_mut(), &self.publisher, now);
         self.announcer.turn(now);
+        self.lent.turn(&self.mirror, now);
         self.ask_backends(now);
         self.write_flows(now);
         if now.0.saturating_sub(self.looked_at.0) > LOOK_AGAIN {
@@ -339,7 +349,6 @@ impl Housekeeping {
     }
 
     fn read_kernel(&mut self) {
-        self.mirror.drain();
         match self.mirror.read() {
             Ok(records) => self.take_mirror(records),
             Err(error) => tracing::warn!("cannot read the kernel's tables: {error}"),
@@ -368,7 +377,9 @@ impl Housekeeping {
 
     /// Tell the XDP programs and the links what is ours. Before control has spoken, an earlier process's rules stay.
     fn steer(&mut self) {
-        self.announcer.refresh(&self.told, &self.mirrored, &self.mirror.devices, self.clock.now());
+        let now = self.clock.now();
+        self.read_again |= self.lent.refresh(&self.told, &mut self.mirror, now);
+        self.announcer.refresh(&self.told, &self.mirrored, &self.mirror.devices, now);
         if self.told.is_empty() && self.always.is_empty() {
             return;
         }
@@ -387,7 +398,7 @@ impl Housekeeping {
                 let tables = self.publisher.current();
                 let mut status =
                     status::status(seconds, self.generation, &tables, &self.workers, &self.devices);
-                status["announced"] = self.announcer.show();
+                status["announced"] = self.announcer.show().chain(self.lent.show()).collect();
                 status["health"] = self.health.show();
                 status["names"] = self.learning.status();
                 Answer::Status(status.to_string())
@@ -538,6 +549,7 @@ impl Housekeeping {
             write_down(&path, &flows);
         }
         self.write_names_now();
+        self.lent.withdraw(&self.mirror);
         self.devices.detach_all();
         self.workers.iter_mut().for_each(Running::stop);
         drop(std::fs::remove_file(&self.settings.socket));

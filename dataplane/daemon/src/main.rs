@@ -6,6 +6,7 @@ mod control;
 mod devices;
 mod health;
 mod housekeeping;
+mod lent;
 mod mirror;
 mod names;
 mod snapshot;

@@ -10,8 +10,9 @@
 )]
 
 mod hops;
+mod lending;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -20,7 +21,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -62,6 +63,12 @@ pub struct Mirror {
     pub devices: Vec<Option<u32>>,
     /// The same of the kernel's devices for our VLANs, whose ports follow those of the devices.
     vlans: Vec<Option<u32>>,
+    /// The interface index of every device, by name.
+    names: HashMap<String, u32>,
+    /// Addresses that somebody gave a device for good.
+    fixed_addresses: HashSet<IpAddr>,
+    /// Addresses of services that we lend the kernel: they are not its own.
+    pub lent: BTreeSet<IpAddr>,
 }
 
 impl Mirror {
@@ -85,6 +92,9 @@ impl Mirror {
             fixed,
             devices,
             vlans: Vec::new(),
+            names: HashMap::new(),
+            fixed_addresses: HashSet::new(),
+            lent: BTreeSet::new(),
         })
     }
 
@@ -93,15 +103,18 @@ impl Mirror {
         self.news.as_raw_fd()
     }
 
-    /// Take all notifications off the socket; what they say does not matter.
-    pub fn drain(&self) {
+    /// Take all notifications off the socket. Is there any but of what we did ourselves?
+    pub fn drain(&self) -> bool {
         let mut buffer = Vec::with_capacity(64 << 10);
-        // ENOBUFS says that some were lost, which is the same as any.
-        while match self.news.recv(&mut buffer, 0) {
-            Ok(_) => true,
-            Err(error) => error.raw_os_error() == Some(libc::ENOBUFS),
-        } {
+        let mut any = false;
+        loop {
             buffer.clear();
+            match self.news.recv(&mut buffer, 0) {
+                Ok(_) => any |= !self.is_of_lending(&buffer),
+                // Some were lost, whichever they were.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+                Err(_) => return any,
+            }
         }
     }
 
@@ -111,6 +124,7 @@ impl Mirror {
         let index_of = |name: &str| links.iter().find(|(_, link)| link.name == name).map(|(index, _)| *index);
         self.devices = self.interfaces.iter().map(|interface| index_of(&interface.name)).collect();
         self.vlans = self.vlan_links(&links);
+        self.names = links.iter().map(|(index, link)| (link.name.clone(), *index)).collect();
         let mut changes = self.ports(&links)?;
         self.neighbours(&links, &mut changes)?;
         self.routes(&links, &mut changes)?;
@@ -167,23 +181,16 @@ impl Mirror {
     }
 
     /// Ports: one a device by the device's own number, then one a VLAN.
-    fn ports(&self, links: &HashMap<u32, Link>) -> io::Result<Vec<Change>> {
+    fn ports(&mut self, links: &HashMap<u32, Link>) -> io::Result<Vec<Change>> {
         let mut addresses: HashMap<u32, Vec<Prefix>> = HashMap::new();
+        self.fixed_addresses.clear();
         for message in self.dump(RouteNetlinkMessage::GetAddress(Default::default()))? {
             let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-            let found =
-                |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
-            let local = found(|attribute| match attribute {
-                AddressAttribute::Local(ip) => Some(*ip),
-                _ => None,
-            });
-            let ip = local.or_else(|| {
-                found(|attribute| match attribute {
-                    AddressAttribute::Address(ip) => Some(*ip),
-                    _ => None,
-                })
-            });
+            let ip = lending::address_of(&message.attributes);
             let Some(addr) = ip.filter(|ip| !is_link_local(*ip)) else { continue };
+            if message.header.flags.contains(AddressHeaderFlags::Permanent) {
+                self.fixed_addresses.insert(addr);
+            }
             addresses
                 .entry(message.header.index)
                 .or_default()
@@ -281,6 +288,7 @@ impl Mirror {
                 Some(route) => route,
                 None => return,
             },
+            RouteType::Local if self.lent.contains(&prefix.addr) => return,
             RouteType::Local | RouteType::Broadcast | RouteType::Anycast => Route::Local,
             RouteType::BlackHole => Route::Blackhole,
             RouteType::Unreachable | RouteType::Prohibit => Route::Unreachable,
@@ -357,9 +365,18 @@ impl Mirror {
         message.header.flags = NeighbourFlags::Use;
         message.attributes = vec![NeighbourAttribute::Destination(ip.into())];
         let flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK;
-        self.send(RouteNetlinkMessage::NewNeighbour(message), flags)?;
+        self.have_done(RouteNetlinkMessage::NewNeighbour(message), flags)
+    }
+
+    /// Have the kernel do something, and hear whether it did.
+    fn have_done(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.send(message, flags)?;
         let mut buffer = Vec::with_capacity(8192);
-        self.questions.recv(&mut buffer, 0).map(drop)
+        self.questions.recv(&mut buffer, 0)?;
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer).map_err(io::Error::other)?.payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+            _ => Ok(()),
+        }
     }
 
     fn send(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {

@@ -70,6 +70,9 @@ pub struct DataplaneSettings {
     /// Folder of pins, on a BPF file system.
     #[serde(default = "default_pins")]
     pub pins: PathBuf,
+    /// The device of the kernel that gets the addresses of services with somebody behind them.
+    #[serde(default)]
+    pub addresses_on: Option<String>,
     /// Prefixes that are ours from the first moment, before control has spoken.
     #[serde(default)]
     pub guarded: Vec<String>,
