@@ -21,6 +21,7 @@ use sluice_core::tables::record::{Change, Records};
 use sluice_core::time::Now;
 use sluice_core::verdict::Fate;
 use sluice_policy::compile::Compiled;
+use sluice_policy::config::Options;
 use sluice_policy::observed::describe;
 use sluice_run::io::pcap::{Captured, read, write};
 use sluice_steer_abi::decide::{self, is_ours};
@@ -109,7 +110,8 @@ impl<'a> Run<'a> {
                  spec.replay (--config; configs/gateway.yaml shows one)"
             );
         }
-        let compiled = offline::compiled(&args.objects.paths, offline::options(model)?)?;
+        let options = Options { ports: own_names.clone(), ..offline::options(model)? };
+        let compiled = offline::compiled(&args.objects.paths, options)?;
         let mut tables = Tables::default();
         tables.apply(&network, None)?;
         tables.apply(&compiled.changes(), None)?;

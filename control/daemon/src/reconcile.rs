@@ -135,8 +135,7 @@ impl Control {
         let read = now();
         let changes = world.compiled.edit(edits);
         world.read_at = Some(began);
-        world.compiled.warnings = shelf.warnings();
-        world.compiled.warnings.extend(world.compiled.engine.dangling());
+        world.compiled.warn(shelf.warnings());
         world.note_spans(began, read);
         self.publish(guard, changes, began);
         true

@@ -75,10 +75,16 @@ impl Compiled {
         let mut changes = self.engine.apply(differing);
         changes.extend(self.frontends_anew());
         merge(&mut self.records, &changes);
-        self.warnings = problems.warnings;
+        self.warn(problems.warnings);
+        changes
+    }
+
+    /// What is odd: what was while objects were read, and what is now that all are known.
+    pub fn warn(&mut self, read: Vec<Problem>) {
+        self.warnings = read;
         self.warnings.extend(self.engine.dangling());
         self.warnings.extend(self.frontends.pools.warnings.iter().cloned());
-        changes
+        self.warnings.extend(crate::egress::warnings(&self.objects, &self.options));
     }
 
     /// The addresses of a name, by all that is known now; what the dataplane must change.

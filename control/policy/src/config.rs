@@ -130,7 +130,15 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     spec.deny_unknown();
     dataplane.known_names = options.tofqdns_pre_cache.as_ref().map(|path| base.join(path));
     options.settings.workers = dataplane.workers;
+    options.ports = ports(&dataplane.interfaces);
     Gateway { name, objects, options, dataplane, api_socket, metrics, replay }
+}
+
+/// One a device, then one a VLAN, by the usual name of the kernel's device for it.
+fn ports(interfaces: &[Interface]) -> Vec<String> {
+    let devices = interfaces.iter().map(|device| device.name.clone());
+    let tagged = interfaces.iter().flat_map(|device| device.vlans.iter().map(move |tag| (device, tag)));
+    devices.chain(tagged.map(|(device, tag)| format!("{}.{tag}", device.name))).collect()
 }
 
 fn interfaces(spec: &mut Fields<'_, '_>) -> Vec<Interface> {

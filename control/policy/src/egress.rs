@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use sluice_core::packet::PortId;
 use sluice_core::tables::record::{Change, Leave, Prefix, RecordKey, Records};
 
 use crate::config::Options;
-use crate::decode::{Fields, Place, Problems, prefix};
+use crate::decode::{Fields, Place, Problem, Problems, prefix};
 use crate::labels::{Label, LabelSet, Selector};
 use crate::objects::{Endpoint, Metadata, NodeObject, Objects, address};
+use crate::policy::Spot;
 use crate::service::frontends::hash;
 use crate::tree::Node;
 
@@ -36,8 +38,8 @@ struct Subject {
 struct Gateway {
     nodes: Selector,
     address: Option<IpAddr>,
-    /// We know nothing of the addresses of interfaces when policies are compiled.
-    by_interface: bool,
+    /// The device whose first address it is, and where it is named.
+    interface: Option<(String, Spot)>,
 }
 
 impl EgressPolicy {
@@ -100,7 +102,7 @@ impl EgressPolicy {
         let leave = |to: &Prefix| match node {
             None => Leave::NoGateway,
             Some(node) if node.name != options.node => Leave::Elsewhere,
-            Some(node) => gateway.address(node, to.addr.is_ipv4()).map_or(Leave::NoAddress, Leave::With),
+            Some(node) => gateway.leave(node, to.addr.is_ipv4(), options),
         };
         let to = self.destinations.iter().map(|to| (*to, leave(to)));
         self.excluded.iter().map(|to| (*to, Leave::Usual)).chain(to).collect()
@@ -158,28 +160,48 @@ impl Gateway {
         if interface.is_some() && ip.is_some() {
             fields.error(node, "a gateway has an interface or an egressIP, not both");
         }
-        if interface.is_some() {
-            fields.warn(
-                node,
-                "the addresses of interfaces are not looked up: packets of this policy are dropped (204); say egressIP",
-            );
-        }
+        let at = Spot::new(node, &fields.place.key("interface"));
         let place = fields.place.key("egressIP");
         let address = ip.and_then(|text| address(&text, node, &place, fields.problems));
         fields.deny_unknown();
-        Self { nodes, address, by_interface: interface.is_some() }
+        Self { nodes, address, interface: interface.map(|name| (name, at)) }
     }
 
-    /// The address of this family: the one that is said, or the node's own.
-    fn address(&self, node: &NodeObject, v4: bool) -> Option<IpAddr> {
-        if self.by_interface {
-            return None;
+    /// Our own node is the gateway: the address of the interface, the one that is said, or the node's own.
+    fn leave(&self, node: &NodeObject, v4: bool, options: &Options) -> Leave {
+        if let Some((name, _)) = &self.interface {
+            return port(name, options).map_or(Leave::NoAddress, Leave::Through);
         }
-        match self.address {
+        let found = match self.address {
             Some(ip) => Some(ip).filter(|ip| ip.is_ipv4() == v4),
             None => node.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4),
-        }
+        };
+        found.map_or(Leave::NoAddress, Leave::With)
     }
+}
+
+/// The port of an interface.
+fn port(name: &str, options: &Options) -> Option<PortId> {
+    let number = options.ports.iter().position(|own| own == name)?;
+    u16::try_from(number).ok().map(PortId)
+}
+
+/// Interfaces of our node that are none of the dataplane's.
+pub fn warnings(objects: &Objects, options: &Options) -> Vec<Problem> {
+    let Some(own) = objects.nodes.get(&options.node).map(|node| labels(&node.labels)) else {
+        return Vec::new();
+    };
+    let gateways = objects.egress.iter().flat_map(|policy| &policy.gateways);
+    let ours = gateways.filter(|gateway| gateway.nodes.matches(&own));
+    let named = ours.filter_map(|gateway| gateway.interface.as_ref());
+    let unknown = named.filter(|(name, _)| port(name, options).is_none());
+    unknown
+        .map(|(name, at)| {
+            at.problem(format!(
+                "{name} is none of the gateway's interfaces: what would leave by it is dropped (204)"
+            ))
+        })
+        .collect()
 }
 
 fn prefixes(fields: &mut Fields<'_, '_>, key: &'static str) -> Vec<Prefix> {

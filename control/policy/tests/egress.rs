@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use sluice_core::packet::PortId;
 use sluice_core::tables::Tables;
 use sluice_core::tables::record::{Change, Leave, Prefix};
 use sluice_policy::compile::{Compiled, Edit};
@@ -55,7 +56,8 @@ const EDGE: &str = "egressGateway: {nodeSelector: {matchLabels: {egress: 'yes'}}
 fn compiled(text: &str) -> Compiled {
     let (objects, problems) = objects::parse("egress.yaml", &format!("{WORLD}{text}"), &Limits::default());
     assert!(problems.is_ok(), "{problems}");
-    Compiled::new(objects, Options { node: "edge".to_owned(), ..Options::default() }, problems)
+    let ports = ["eth0", "eth1"].map(String::from).to_vec();
+    Compiled::new(objects, Options { node: "edge".to_owned(), ports, ..Options::default() }, problems)
 }
 
 type Ways = BTreeMap<String, Vec<(String, Leave)>>;
@@ -121,11 +123,25 @@ fn the_gateway_is_the_first_node_that_is_selected() {
     assert_eq!(leave("egressGateway: {nodeSelector: {}}"), with("192.0.2.1"), "the node's own address");
     assert_eq!(leave("egressGateway: {nodeSelector: {matchLabels: {role: worker}}}"), Leave::Elsewhere);
     assert_eq!(leave("egressGateway: {nodeSelector: {matchLabels: {role: none}}}"), Leave::NoGateway);
-    assert_eq!(leave("egressGateway: {nodeSelector: {}, interface: eth0}"), Leave::NoAddress);
+    assert_eq!(leave("egressGateway: {nodeSelector: {}, interface: eth1}"), Leave::Through(PortId(1)));
+    assert_eq!(leave("egressGateway: {nodeSelector: {}, interface: eth7}"), Leave::NoAddress);
     // Of several each pod has its own, always the same.
     let several =
         "egressGateways: [{nodeSelector: {}, egressIP: 192.0.2.8}, {nodeSelector: {}, egressIP: 192.0.2.9}]";
     assert!(leave(several) == with("192.0.2.8") || leave(several) == with("192.0.2.9"));
+}
+
+#[test]
+fn an_interface_that_is_not_the_gateways_is_told_of() {
+    let warned = |name: &str, node: &str| {
+        let gateway = format!("egressGateway: {{nodeSelector: {{matchLabels: {node}}}, interface: {name}}}");
+        let all = compiled(&policy("x", &format!("{WEB}, {OUT}, {gateway}"))).warnings;
+        all.iter().map(|one| format!("{}: {}", one.field, one.what)).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(warned("eth0", "{egress: 'yes'}"), "");
+    assert_eq!(warned("eth7", "{role: worker}"), "", "another node's");
+    let odd = warned("eth7", "{egress: 'yes'}");
+    assert!(odd.contains("spec.egressGateway.interface: eth7 is none of the gateway's interfaces"), "{odd}");
 }
 
 #[test]

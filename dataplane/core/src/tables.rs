@@ -140,7 +140,10 @@ impl Tables {
                 self.guarded = prefix_set::PrefixSet::new(&settings.guarded);
                 self.settings = settings.clone();
             }
-            Change::Port(id, port) => self.routing.set_port(*id, port.as_ref()),
+            Change::Port(id, port) => {
+                self.routing.set_port(*id, port.as_ref());
+                self.departures.set_port(*id, port.as_ref());
+            }
             Change::NextHop(id, hop) => self.routing.set_hop(*id, *hop),
             Change::Route(prefix, route) => self.routing.set_route(*prefix, route.as_ref()),
         }

@@ -77,6 +77,26 @@ fn without_the_address_or_the_gateway_nothing_leaves() {
 }
 
 #[test]
+fn who_leaves_through_a_port_has_its_first_address_whichever_that_is() {
+    let mut lab = lab(&[("0.0.0.0/0", Leave::Through(PortId(0)))]);
+    let port = lab.tables.routing.port(PortId(0)).unwrap().clone();
+    let first = port.addresses.iter().find(|own| own.addr.is_ipv4()).unwrap().addr;
+    assert_eq!(leaves(&mut lab, "10.244.0.11", "198.51.100.7"), Ok(first.to_string()));
+    let another = Port { addresses: vec![prefix("192.0.2.7/24")], ..port.clone() };
+    lab.change(&[Change::Port(PortId(0), Some(another))]);
+    assert_eq!(leaves(&mut lab, "10.244.0.11", "198.51.100.8").as_deref(), Ok("192.0.2.7"));
+    // A port without an address, and one that is not there.
+    lab.change(&[Change::Port(PortId(0), Some(Port { addresses: Vec::new(), ..port }))]);
+    assert!(!lab.tables.departures.is_nat_address(sluice_core::emit::mapped(ip("192.0.2.7"))));
+    for nothing in [PortId(0), PortId(9)] {
+        let ways = vec![(prefix("0.0.0.0/0"), Leave::Through(nothing))];
+        lab.change(&[Change::Egress(ip("10.244.0.11"), Some(ways))]);
+        let dropped = Err(Fate::Drop(DropReason::NoEgressAddress));
+        assert_eq!(leaves(&mut lab, "10.244.0.11", &format!("198.51.100.{}", 20 + nothing.0)), dropped);
+    }
+}
+
+#[test]
 fn what_stays_in_the_cluster_keeps_its_address() {
     let mut lab = lab(&[("0.0.0.0/0", Leave::With(ip("192.0.2.7")))]);
     // 192.0.2.12 has an identity of the cluster's.

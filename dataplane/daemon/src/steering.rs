@@ -49,16 +49,20 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
             add(&host(key.ip), TO);
         }
     }
-    let mut given = Vec::new();
+    let (mut given, mut through) = (Vec::new(), false);
     for change in control.values() {
         let Change::Egress(source, Some(ways)) = change else { continue };
         add(&host(*source), FROM);
-        given.extend(
-            ways.iter().filter_map(|(_, leave)| if let Leave::With(ip) = leave { Some(*ip) } else { None }),
-        );
+        for (_, leave) in ways {
+            match leave {
+                Leave::With(ip) => given.push(*ip),
+                Leave::Through(_) => through = true,
+                Leave::Usual | Leave::Elsewhere | Leave::NoAddress | Leave::NoGateway => {}
+            }
+        }
     }
     let nat = settings.snat_addresses.iter().chain(&settings.masquerade.addresses).chain(&given);
-    let mut nat_on_own = false;
+    let mut nat_on_own = through;
     for ip in nat {
         if own.contains(ip) {
             nat_on_own = true;
@@ -83,7 +87,7 @@ pub fn rules(control: &Records, mirror: &Records, always: &[Prefix]) -> Rules {
 pub fn matters(change: &Change) -> bool {
     let rules =
         matches!(change, Change::Settings(_) | Change::Frontend(..) | Change::Probe(..) | Change::Port(..));
-    rules || matches!(change, Change::Exposed(..))
+    rules || matches!(change, Change::Exposed(..) | Change::Egress(..))
 }
 
 /// Single service ports, merged, and the NAT range where it shares an own address.
@@ -161,5 +165,21 @@ mod tests {
         let rules = rules(&control, &records(vec![Change::Port(PortId(0), Some(port))]), &[]);
         assert_eq!(rules.prefixes.get(&Rule::new(own, 32)), Some(&(OWN | TUNNEL)));
         assert_eq!(rules.prefixes.get(&Rule::new("10.244.0.0".parse().unwrap(), 24)), Some(&TO));
+    }
+
+    #[test]
+    fn answers_come_back_to_who_leaves_by_an_interface() {
+        let pod: IpAddr = "10.244.0.11".parse().unwrap();
+        let everywhere = Prefix { addr: "0.0.0.0".parse().unwrap(), len: 0 };
+        let leaves = Change::Egress(pod, Some(vec![(everywhere, Leave::Through(PortId(0)))]));
+        assert!(matters(&leaves));
+        let addresses = vec![Prefix { addr: "192.0.2.1".parse().unwrap(), len: 24 }];
+        let port = Port { addresses, ..Port::default() };
+        let settings = Settings::default();
+        let range = settings.snat_ports;
+        let control = records(vec![Change::Settings(settings), leaves]);
+        let rules = rules(&control, &records(vec![Change::Port(PortId(0), Some(port))]), &[]);
+        assert_eq!(rules.prefixes.get(&Rule::new(pod, 32)), Some(&FROM));
+        assert_eq!(rules.ports, vec![range]);
     }
 }

@@ -55,6 +55,8 @@ pub struct Options {
     /// CIDRs select nodes, pods, or neither.
     pub cidr_matches: CidrMatches,
     pub settings: Settings,
+    /// Names of the dataplane's ports, in their order.
+    pub ports: Vec<String>,
     pub limits: Limits,
 }
 
@@ -91,6 +93,7 @@ impl Default for Options {
             ipv6: true,
             cidr_matches: CidrMatches::default(),
             settings: Settings::default(),
+            ports: Vec::new(),
             limits: Limits::default(),
         }
     }

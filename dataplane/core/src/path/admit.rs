@@ -107,7 +107,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
         let mut to = headers.key;
         let choice = self.choose_backend(packet, headers, &mut to)?;
         self.state.flows.expect(&to.reverse());
-        self.is_for_others(&to, choice)?;
+        self.is_for_others(headers, choice)?;
         // Replies of such a flow say nothing to us, so its beginning does not, either: another gateway may have seen it.
         let direct = choice.as_ref().is_some_and(|choice| choice.dispatch().is_some());
         let one_sided = direct || self.told.is_some();
@@ -252,10 +252,20 @@ impl<'t, S: EventSink> Turn<'t, S> {
         Some(backend)
     }
 
-    /// The gateway's own addresses, where they are no service, are the kernel's.
-    fn is_for_others(&self, to: &FlowKey, choice: Option<Choice>) -> Result<(), Fate> {
-        let local = choice.is_none() && self.tables.routing.route(to.dst, to.v4, 0) == Hop::Local;
-        if local { Err(Fate::Pass) } else { Ok(()) }
+    /// The gateway's own addresses, where they are no service, are the kernel's. Those that are not the kernel's and that
+    /// sources are replaced with are nobody's: without a flow there is no one to send to.
+    fn is_for_others(&mut self, headers: &Headers, choice: Option<Choice>) -> Result<(), Fate> {
+        let key = &headers.key;
+        if choice.is_some() || self.told.is_some() {
+            return Ok(());
+        }
+        if self.tables.routing.route(key.dst, key.v4, 0) == Hop::Local {
+            return Err(Fate::Pass);
+        }
+        if self.tables.is_nat_address(key.dst) {
+            return Err(self.refuse(key, Some(headers), DropReason::NoNatMapping));
+        }
+        Ok(())
     }
 
     /// Egress policy of the source, then ingress policy of the destination (the backend, not the service).
@@ -352,6 +362,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
             match leave {
                 Leave::Elsewhere => return Ok(()),
                 Leave::With(ip) if self.is_own(mapped(ip)) => own,
+                Leave::Through(_) => own,
                 Leave::NoGateway => return refuse(self, DropReason::NoEgressGateway),
                 Leave::With(_) | Leave::NoAddress | Leave::Usual => {
                     return refuse(self, DropReason::NoEgressAddress);

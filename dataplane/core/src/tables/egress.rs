@@ -8,9 +8,10 @@ use hashbrown::{HashMap, HashSet};
 
 use super::lpm::{Hashing, hashing};
 use super::prefix_set::PrefixSet;
-use super::record::{Leave, Prefix, Settings};
+use super::record::{Leave, Port, Prefix, Settings};
 use super::service::reduce;
 use crate::emit::mapped;
+use crate::packet::PortId;
 
 /// What the path asks of the settings' address translation.
 #[derive(Clone, Debug)]
@@ -95,6 +96,8 @@ pub struct Departures {
     sources: HashMap<u128, Box<[Departure]>, Hashing>,
     /// How many ways lead out with each address.
     addresses: HashMap<u128, u32, Hashing>,
+    /// The first address of each family that a port has.
+    ports: HashMap<PortId, [Ipv6Addr; 2], Hashing>,
 }
 
 /// What holds for one prefix of destinations.
@@ -103,13 +106,18 @@ struct Departure {
     base: u128,
     mask: u128,
     leave: Leave,
+    v4: bool,
     /// The new source, if there is one.
     address: [Ipv6Addr; 1],
 }
 
 impl Default for Departures {
     fn default() -> Self {
-        Self { sources: HashMap::with_hasher(hashing()), addresses: HashMap::with_hasher(hashing()) }
+        Self {
+            sources: HashMap::with_hasher(hashing()),
+            addresses: HashMap::with_hasher(hashing()),
+            ports: HashMap::with_hasher(hashing()),
+        }
     }
 }
 
@@ -120,13 +128,30 @@ impl Departures {
             super::service::release(&mut self.addresses, old.address[0].to_bits());
         }
         let Some(ways) = ways else { return };
-        let mut ways: Vec<Departure> = ways.iter().map(Departure::new).collect();
+        let mut ways: Vec<Departure> = ways.iter().map(|way| Departure::new(way, &self.ports)).collect();
         // The longest first; of equals the first that was told.
         ways.sort_by_key(|way| core::cmp::Reverse(way.mask));
         for way in &ways {
             *self.addresses.entry(way.address[0].to_bits()).or_insert(0) += 1;
         }
         self.sources.insert(source, ways.into());
+    }
+
+    /// A port has other addresses: who leaves with the first of them leaves with another.
+    pub(super) fn set_port(&mut self, id: PortId, port: Option<&Port>) {
+        let none = Ipv6Addr::UNSPECIFIED;
+        let all = || port.iter().flat_map(|port| &port.addresses).map(|prefix| prefix.addr);
+        let first = |v4: bool| all().find(|ip| ip.is_ipv4() == v4).map_or(none, mapped);
+        let now = [first(true), first(false)];
+        if self.ports.insert(id, now).unwrap_or([none; 2]) == now {
+            return;
+        }
+        let ways = self.sources.values_mut().flatten().filter(|way| way.leave == Leave::Through(id));
+        for way in ways {
+            super::service::release(&mut self.addresses, way.address[0].to_bits());
+            way.address[0] = now[usize::from(!way.v4)];
+            *self.addresses.entry(way.address[0].to_bits()).or_insert(0) += 1;
+        }
     }
 
     /// How this source leaves for this destination, and with which address, if a policy says so.
@@ -136,7 +161,9 @@ impl Departures {
         }
         let way =
             self.sources.get(&src.to_bits())?.iter().find(|way| dst.to_bits() & way.mask == way.base)?;
-        Some((way.leave, Addresses { all: &way.address, first: 0 }))
+        let nothing = matches!(way.leave, Leave::Through(_)) && way.address[0].is_unspecified();
+        let leave = if nothing { Leave::NoAddress } else { way.leave };
+        Some((leave, Addresses { all: &way.address, first: 0 }))
     }
 
     /// Is this one of the addresses that sources are replaced with?
@@ -146,11 +173,17 @@ impl Departures {
 }
 
 impl Departure {
-    fn new((to, leave): &(Prefix, Leave)) -> Self {
+    fn new((to, leave): &(Prefix, Leave), ports: &HashMap<PortId, [Ipv6Addr; 2], Hashing>) -> Self {
+        let v4 = to.addr.is_ipv4();
         let fixed = if to.addr.is_ipv4() { 96 } else { 0 } + u32::from(to.len);
         let mask = u128::MAX.checked_shl(128 - fixed).unwrap_or(0);
-        let address = if let Leave::With(ip) = leave { mapped(*ip) } else { Ipv6Addr::UNSPECIFIED };
-        Self { base: mapped(to.addr).to_bits() & mask, mask, leave: *leave, address: [address] }
+        let address = match leave {
+            Leave::With(ip) => Some(mapped(*ip)),
+            Leave::Through(port) => ports.get(port).map(|of| of[usize::from(!v4)]),
+            Leave::Usual | Leave::Elsewhere | Leave::NoAddress | Leave::NoGateway => None,
+        };
+        let address = [address.unwrap_or(Ipv6Addr::UNSPECIFIED)];
+        Self { base: mapped(to.addr).to_bits() & mask, mask, leave: *leave, v4, address }
     }
 }
 

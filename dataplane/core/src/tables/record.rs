@@ -339,6 +339,8 @@ pub enum Leave {
     NoAddress,
     /// There is no gateway that would replace it.
     NoGateway,
+    /// It is replaced by the first address of its family that this port has.
+    Through(PortId),
 }
 
 /// What holds for the whole gateway.
