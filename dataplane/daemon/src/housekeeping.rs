@@ -75,7 +75,6 @@ pub struct Housekeeping {
     asked: HashMap<Wanted, Now>,
     announcer: Announcer,
     lent: Lent,
-    read_again: bool,
     watching: Watching,
     health: Health,
     stop: Arc<AtomicBool>,
@@ -145,7 +144,6 @@ impl Housekeeping {
             asked: HashMap::new(),
             announcer: Announcer::new(&settings.interfaces),
             lent: Lent::new(settings.addresses_on.clone()),
-            read_again: false,
             watching: Watching::default(),
             health: Health::new(workers::seed()?[0]),
             stop,
@@ -214,9 +212,9 @@ impl Housekeeping {
         self.see_to_waiting(now);
         if self.reload.swap(false, Ordering::Relaxed) {
             tracing::info!("reading the kernel's tables again, as asked");
-            self.read_again = true;
+            self.lent.mirror_is_old = true;
         }
-        if std::mem::take(&mut self.read_again) {
+        if std::mem::take(&mut self.lent.mirror_is_old) {
             self.read_kernel();
         }
         self.drain_events();
@@ -378,7 +376,7 @@ impl Housekeeping {
     /// Tell the XDP programs and the links what is ours. Before control has spoken, an earlier process's rules stay.
     fn steer(&mut self) {
         let now = self.clock.now();
-        self.read_again |= self.lent.refresh(&self.told, &mut self.mirror, now);
+        self.lent.refresh(&self.told, &mut self.mirror, now);
         self.announcer.refresh(&self.told, &self.mirrored, &self.mirror.devices, now);
         if self.told.is_empty() && self.always.is_empty() {
             return;

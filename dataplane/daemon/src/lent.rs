@@ -29,20 +29,20 @@ pub struct Lent {
     /// With the time of the next renewal.
     addresses: BTreeMap<IpAddr, Now>,
     looked_at: Now,
+    /// What the mirror has read is not true any more: what seemed the kernel's own is lent.
+    pub mirror_is_old: bool,
     /// The last thing that went wrong is said once.
     trouble: Option<String>,
 }
 
 impl Lent {
     pub const fn new(device: Option<String>) -> Self {
-        Self { device, addresses: BTreeMap::new(), looked_at: Now(0), trouble: None }
+        Self { device, addresses: BTreeMap::new(), looked_at: Now(0), mirror_is_old: false, trouble: None }
     }
 
-    /// What control exposes, and what the kernel has for good, as of now. True: what the mirror has read is not true any
-    /// more, because what seemed the kernel's own is lent.
-    #[must_use]
-    pub fn refresh(&mut self, told: &Records, mirror: &mut Mirror, now: Now) -> bool {
-        let Some(device) = &self.device else { return false };
+    /// What control exposes, and what the kernel has for good, as of now.
+    pub fn refresh(&mut self, told: &Records, mirror: &mut Mirror, now: Now) {
+        let Some(device) = &self.device else { return };
         let wanted: BTreeSet<IpAddr> = exposed(told).filter(|ip| !mirror.is_fixed_address(*ip)).collect();
         let index = mirror.index_named(device);
         let gone = self.addresses.keys().filter(|ip| !wanted.contains(ip)).copied().collect::<Vec<_>>();
@@ -55,10 +55,9 @@ impl Lent {
         for ip in &wanted {
             self.addresses.entry(*ip).or_insert(now);
         }
-        let others = mirror.lent != wanted;
+        self.mirror_is_old |= mirror.lent != wanted;
         mirror.lent = wanted;
         self.renew(mirror, now);
-        others
     }
 
     pub fn turn(&mut self, mirror: &Mirror, now: Now) {
