@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-targets=(parse forward feed objects)
+targets=(parse forward dns feed objects)
 target=${1:-all} seconds=${2:-60}
 [ "$target" = all ] || targets=("$target")
 
@@ -13,7 +13,7 @@ cargo fuzz --version >/dev/null 2>&1 || { echo "fuzz: installing cargo-fuzz (som
 
 for target in "${targets[@]}"; do
     case $target in
-        parse | forward | feed) folder=dataplane/fuzz ;;
+        parse | forward | dns | feed) folder=dataplane/fuzz ;;
         objects) folder=control/fuzz ;;
         *) echo "fuzz: no target $target"; exit 2 ;;
     esac

@@ -98,7 +98,7 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Files or folders of objects.
+    /// Files or folders of objects; `-` is standard input.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -190,7 +190,7 @@ pub struct Replay {
 /// Objects and how to read them.
 #[derive(Debug, Args)]
 pub struct Objects {
-    /// Files or folders of objects.
+    /// Files or folders of objects; `-` is standard input.
     #[arg(long = "objects", value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
     #[command(flatten)]

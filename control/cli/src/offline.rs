@@ -1,7 +1,7 @@
 //! Commands that need no running gateway: they read objects and answer from the compiled tables.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use sluice_core::tables::record::FrontendKey;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::{self, Gateway, OPTIONS, Options};
+use sluice_policy::decode::Problems;
 use sluice_policy::lint::lint;
-use sluice_policy::objects;
+use sluice_policy::objects::{self, Objects};
 use sluice_policy::schema;
+use sluice_policy::tree::Limits;
 use sluice_policy::verdict::{Judge, differences, recorded};
 
 use crate::Answer;
@@ -64,9 +66,25 @@ pub fn options(model: &Model) -> Result<Options> {
     Ok(options)
 }
 
+/// What these files and folders hold; `-` alone is what comes in. It is an error that they are not there.
+fn load(paths: &[PathBuf], limits: &Limits) -> Result<(Objects, Problems)> {
+    if paths == [Path::new("-")] {
+        let mut text = String::new();
+        std::io::stdin().take(limits.file_bytes + 1).read_to_string(&mut text).context("cannot read")?;
+        if text.len() as u64 > limits.file_bytes {
+            bail!("more than the limit of {} bytes (limits.fileBytes)", limits.file_bytes);
+        }
+        return Ok(objects::parse("-", &text, limits));
+    }
+    for path in paths {
+        path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(objects::load(paths, limits))
+}
+
 /// Objects, compiled. Mistakes in them are an error that lists all.
 pub fn compiled(paths: &[PathBuf], options: Options) -> Result<Compiled> {
-    let (objects, problems) = objects::load(paths, &options.limits);
+    let (objects, problems) = load(paths, &options.limits)?;
     if !problems.is_ok() {
         bail!("the objects are not valid\n{}", problems.to_string().trim_end());
     }
@@ -79,7 +97,7 @@ fn judge(paths: &[PathBuf], model: &Model) -> Result<Judge> {
 
 pub fn check(args: &Check) -> Result<Answer> {
     let options = options(&args.model)?;
-    let (objects, problems) = objects::load(&args.paths, &options.limits);
+    let (objects, problems) = load(&args.paths, &options.limits)?;
     let errors = problems.errors.clone();
     let warnings = match problems.is_ok() {
         true => {
@@ -177,7 +195,7 @@ pub fn diff(args: &Diff) -> Result<Answer> {
     let before = compiled(std::slice::from_ref(&args.old), options.clone())?;
     // What stays keeps its numbers, so that only what differs is to be compared.
     let mut after = before.clone();
-    let (objects, problems) = objects::load(std::slice::from_ref(&args.new), &options.limits);
+    let (objects, problems) = load(std::slice::from_ref(&args.new), &options.limits)?;
     if !problems.is_ok() {
         bail!("the objects are not valid\n{}", problems.to_string().trim_end());
     }

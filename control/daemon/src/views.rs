@@ -386,6 +386,7 @@ fn dns(dataplane: &Value, families: &mut Vec<Family>) {
         ("sluice_dns_answers", "DNS answers to queries that passed.", "answers"),
         ("sluice_dns_malformed", "Queries and answers under DNS rules that could not be read.", "malformed"),
         ("sluice_dns_unasked", "DNS answers that nobody had asked for.", "unasked"),
+        ("sluice_dns_forgotten", "DNS queries that others had to make room for.", "forgotten"),
         ("sluice_dns_lost", "DNS answers dropped because their addresses were not known in time.", "lost"),
     ] {
         families.push(Family::counter(name, help).with(&[], sum(field)));
@@ -453,6 +454,14 @@ fn pressure(dataplane: &Value, families: &mut Vec<Family>) {
         used.add(&[("table", table)], number(worker, now));
         room.add(&[("table", table)], number(worker, most));
         share.add(&[("map_name", table)], number(worker, now) / number(worker, most));
+    }
+    // One table for all workers.
+    if let (Some(now), Some(most)) =
+        (dataplane["names"]["pairs"].as_f64(), dataplane["names"]["pairs_max"].as_f64())
+    {
+        used.add(&[("table", "names")], now);
+        room.add(&[("table", "names")], most);
+        share.add(&[("map_name", "names")], now / most);
     }
     families.extend([used, room, share]);
 }

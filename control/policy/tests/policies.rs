@@ -79,6 +79,29 @@ fn every_mistake_is_told_with_its_place() {
 }
 
 #[test]
+fn ports_are_numbers_or_names_of_services() {
+    let wrong = ["http s", "", "-http", "http-", "ht--tp", "a-name-too-long-", "ünder"];
+    let right = ["http", "HTTP", "http-alt", "a", "9p"];
+    let kubernetes = |port: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: \
+             {{podSelector: {{}}, ingress: [{{ports: [{{port: '{port}'}}]}}]}}\n"
+        )
+    };
+    let cilium = |port: &str| cnp(&format!("  ingress: [{{toPorts: [{{ports: [{{port: '{port}'}}]}}]}}]"));
+    for port in wrong {
+        assert!(mistakes(&kubernetes(port))[0].contains("is no port"), "{port}");
+        assert!(mistakes(&cilium(port))[0].contains("is no port"), "{port}");
+    }
+    for port in right {
+        assert_eq!([mistakes(&kubernetes(port)), mistakes(&cilium(port))].concat(), [""; 0], "{port}");
+    }
+    // One mistake hides no other.
+    let told = mistakes(&cnp("  ingress: [{toPorts: [{ports: [{port: 'http s'}]}], icmps: [{fields: []}]}]"));
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
+#[test]
 fn order_of_policies_never_matters() {
     let first = cnp("  ingress: [{fromEntities: [world]}]");
     let second = cnp("  ingressDeny: [{fromCIDR: [198.51.100.0/24]}]").replace("name: p,", "name: q,");

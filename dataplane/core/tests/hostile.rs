@@ -1,4 +1,4 @@
-//! Hostile frames and hostile lives: what the fuzzers of `parse` and `forward` found once is swallowed now, and so is
+//! Hostile frames, lives and DNS: what the fuzzers of `parse`, `forward` and `dns` found once is swallowed now, and so is
 //! what becomes of it when bytes change. The targets are in `dataplane/fuzz`.
 
 #![allow(
@@ -7,6 +7,8 @@
     reason = "the fuzz targets' code, which is built with them"
 )]
 
+#[path = "../../fuzz/swallow/dns.rs"]
+mod dns;
 #[path = "../../fuzz/swallow/forward.rs"]
 mod forward;
 #[path = "../../fuzz/swallow/parse.rs"]
@@ -39,6 +41,25 @@ const WORDS: [&[u8]; 10] = [
 #[test]
 fn frames_are_swallowed() {
     replay::storm(seeds("parse"), &WORDS, 300_000, parse::swallow);
+}
+
+/// Pieces of messages: headers, names, pointers, the kinds and lengths of records.
+const DNS_WORDS: [&[u8]; 10] = [
+    &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+    &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0],
+    b"\x01a\x02io\x00",
+    b"\x04evil\x03com\x00",
+    &[0xc0, 12],
+    &[0, 1, 0, 1],
+    &[0, 5, 0, 1],
+    &[0, 28, 0, 1],
+    &[0, 0, 0, 60, 0, 4],
+    &[0, 0, 0, 60, 0, 16],
+];
+
+#[test]
+fn messages_are_swallowed() {
+    replay::storm(seeds("dns"), &DNS_WORDS, 100_000, dns::swallow);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use sluice_core::time::Now;
 use sluice_feed::message::WantedSet;
 use sluice_run::answers::{Lesson, Release};
 
-use book::{Book, Shown};
+use book::{Book, MOST_PAIRS, Shown};
 use index::{Index, host};
 
 /// Answers that wait for control, at most.
@@ -123,7 +123,11 @@ impl Learning {
             self.book.match_again(|name| index.asking(name), &mut self.touched);
         }
         for named in meaning.came {
-            self.touched.extend(self.wanted.get(&named).into_iter().flatten());
+            self.touched.extend(self.wanted.remove(&named).into_iter().flatten());
+        }
+        if !meaning.went.is_empty() {
+            let stands = self.learned.iter().filter(|(_, slot)| meaning.went.contains(*slot));
+            self.touched.extend(stands.map(|(ip, _)| *ip));
         }
         if meaning.all || meaning.patterns {
             self.wanted.clear();
@@ -248,6 +252,9 @@ impl Learning {
 
     /// Does the address have an identity of all these patterns, or one that names do not touch?
     fn is_known(&self, ip: IpAddr, patterns: &[PatternId]) -> bool {
+        if self.failed.contains(&ip) {
+            return false;
+        }
         match self.learned.get(&ip).and_then(|slot| self.index.named(*slot)) {
             Some(named) => patterns.iter().all(|id| named.patterns.contains(id)),
             None => {
@@ -288,6 +295,8 @@ impl Learning {
         json!({
             "names": names,
             "addresses": addresses,
+            "pairs": self.book.pairs(),
+            "pairs_max": MOST_PAIRS,
             "lingering": lingering,
             "allowed": self.learned.len(),
             "evicted": self.book.evicted,
@@ -389,7 +398,12 @@ mod tests {
         lab.0.take(&named(13, WORLD, &[1, 2]));
         assert_eq!(lab.0.changes(), [learned(1, 13)]);
         assert_eq!(lab.released(), [(1, true), (2, true)]);
-        assert_eq!(lab.0.all_wanted(), [set]);
+        assert_eq!(lab.0.all_wanted(), std::slice::from_ref(&set));
+        // Control had no room for it: it is asked for again.
+        assert!(lab.0.wanted.is_empty());
+        lab.0.take(&[Change::Named(IdentitySlot(13), None), Change::Identity(IdentitySlot(13), None)]);
+        assert_eq!(lab.0.changes(), [learned(1, 11)]);
+        assert_eq!(lab.0.questions(), [set]);
     }
 
     #[test]

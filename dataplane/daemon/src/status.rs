@@ -131,6 +131,7 @@ fn worker(running: &Running) -> Value {
             "answers": counters.dns.answers,
             "malformed": counters.dns.malformed,
             "unasked": counters.dns.unasked,
+            "forgotten": counters.dns.forgotten,
             "waiting": dns_waiting,
             "lost": dns_waited.lost,
             "waited": BOUNDS.iter().map(Some).chain([None]).zip(dns_waited.counts).collect::<Vec<_>>(),

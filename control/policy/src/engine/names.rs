@@ -21,7 +21,7 @@ use super::slots::{Key, Role};
 use crate::labels::Label;
 use crate::policy::above::Kind;
 
-/// Sets that were asked for; when there are more, those that nobody has asked for lately may go.
+/// Sets that were asked for. When there are more the oldest go; whoever still needs one asks again.
 const MOST_ASKED: usize = 4096;
 
 /// Patterns, in the place of a prefix.
@@ -44,8 +44,9 @@ pub(crate) struct Names {
     /// Patterns that select, to be matched with the names that rules spell out.
     tree: Tree,
     told_rules: BTreeMap<u32, Vec<DnsRule>>,
-    /// Sets that somebody learning names has met.
-    asked: BTreeSet<PatternSet>,
+    /// Sets that somebody learning names has met, by when.
+    asked: BTreeMap<PatternSet, u64>,
+    questions: u64,
     /// Sets that have an identity, by its slot; and what was told of them.
     sets: BTreeMap<PatternSet, u32>,
     told_sets: BTreeMap<u32, Named>,
@@ -61,7 +62,8 @@ impl Default for Names {
             touched: BTreeSet::new(),
             tree: Tree::default(),
             told_rules: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            questions: 0,
             sets: BTreeMap::new(),
             told_sets: BTreeMap::new(),
             stale: false,
@@ -130,7 +132,7 @@ impl Names {
 
     /// Sets that should have an identity in the place of these prefixes (the world's).
     fn wanted(&self, worlds: &[Prefix]) -> BTreeSet<PatternSet> {
-        let mut sets = self.asked.clone();
+        let mut sets: BTreeSet<PatternSet> = self.asked.keys().cloned().collect();
         for (_, counted) in self.all.iter().filter(|(_, counted)| counted.selects > 0) {
             let alone = BTreeSet::from([counted.text.clone()]);
             for world in worlds {
@@ -141,16 +143,35 @@ impl Names {
         sets
     }
 
+    /// Sets that somebody has met; the oldest make room.
+    fn ask_for(&mut self, sets: Vec<PatternSet>) {
+        self.stale = true;
+        for set in sets {
+            self.questions += 1;
+            self.asked.insert(set, self.questions);
+        }
+        let mut ages: Vec<u64> = self.asked.values().copied().collect();
+        if let Some(over) = ages.len().checked_sub(MOST_ASKED + 1) {
+            let (_, last, _) = ages.select_nth_unstable(over);
+            let last = *last;
+            self.asked.retain(|_, at| *at > last);
+        }
+    }
+
     /// What was asked for, without patterns that are gone.
     fn tidy(&mut self) {
         let selects = |text: &String| {
             let counted = self.known.get(text).and_then(|id| self.all.get(*id));
             counted.is_some_and(|counted| counted.selects > 0)
         };
-        let kept =
-            |(prefix, texts): &PatternSet| (*prefix, texts.iter().filter(|t| selects(t)).cloned().collect());
-        self.asked =
-            self.asked.iter().map(kept).filter(|(_, texts): &PatternSet| !texts.is_empty()).collect();
+        let mut kept = BTreeMap::new();
+        for ((prefix, texts), at) in &self.asked {
+            let texts: BTreeSet<String> = texts.iter().filter(|text| selects(text)).cloned().collect();
+            if !texts.is_empty() {
+                kept.insert((*prefix, texts), *at);
+            }
+        }
+        self.asked = kept;
     }
 
     /// Everything, as if nothing had been told yet.
@@ -170,11 +191,10 @@ impl Names {
 impl Engine {
     /// Somebody who learns names has met these sets of patterns. `whole`: these are all that it has.
     pub fn want_names(&mut self, sets: Vec<PatternSet>, whole: bool) -> Vec<Change> {
-        if whole || self.patterns.asked.len() + sets.len() > MOST_ASKED {
+        if whole {
             self.patterns.asked.clear();
         }
-        self.patterns.asked.extend(sets);
-        self.patterns.stale = true;
+        self.patterns.ask_for(sets);
         self.settle()
     }
 

@@ -143,7 +143,6 @@ impl Spec<'_> {
         fields.deny_unknown();
         if ports.is_some() && icmps.is_some() {
             fields.error(node, "toPorts and icmps cannot be in one rule");
-            return Vec::new();
         }
         let bare = ports.as_ref().is_none_or(Vec::is_empty) && icmps.as_ref().is_none_or(Vec::is_empty);
         let port_rules: PortRules = match (ports, icmps) {

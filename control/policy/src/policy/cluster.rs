@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::above::{Above, Hands, Kind};
+use super::ports::{named, no_port};
 use super::{
     Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Spot, Subject, Tier,
 };
@@ -207,9 +208,9 @@ impl Reader {
         let above = Above { server_names: Vec::new(), hands: Hands::Reader, kind };
         let mut dns = Selector::default();
         dns.and("", "k8s-app", Operator::In(vec!["kube-dns".to_owned()]));
-        let named =
+        let called =
             |name: &str| [6, 17, 132].map(|proto| PortSpec { proto, port: PortName::Named(name.to_owned()) });
-        let ports = Ports::Some([named("dns"), named("dns-tcp")].concat());
+        let ports = Ports::Some([called("dns"), called("dns-tcp")].concat());
         let rule = self.make(Effect::Allow, Peers::Any(vec![Peer::Endpoints(dns)]), ports);
         Rule { above: Some(Arc::new(above)), ..rule }
     }
@@ -308,8 +309,10 @@ fn protocol(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec>
     }
     if let Some(name) = fields.text("destinationNamedPort") {
         given += 1;
-        specs
-            .extend([6, 17, 132].map(|proto| PortSpec { proto, port: PortName::Named(name.to_lowercase()) }));
+        match named(&name) {
+            Some(port) => specs.extend([6, 17, 132].map(|proto| PortSpec { proto, port: port.clone() })),
+            None => fields.error(node, no_port(&name)),
+        }
     }
     fields.deny_unknown();
     if given != 1 {

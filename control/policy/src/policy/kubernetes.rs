@@ -2,7 +2,7 @@
 
 use super::{
     Direction, Effect, Peer, Peers, Policy, PortName, PortSpec, Ports, Rule, Source, Spot, Subject, Tier,
-    peers,
+    peers, ports,
 };
 use crate::decode::{Fields, Place, Problems};
 use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
@@ -162,7 +162,13 @@ fn port(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec> {
             fields.error(node, "endPort needs a numeric port");
             Vec::new()
         }
-        Some(Value::Text(name)) => vec![PortSpec { proto, port: PortName::Named(name.to_lowercase()) }],
+        Some(Value::Text(name)) => match ports::named(name) {
+            Some(port) => vec![PortSpec { proto, port }],
+            None => {
+                fields.error(node, ports::no_port(name));
+                Vec::new()
+            }
+        },
         Some(other) => {
             let what = format!("a port must be a number or a name, not {}", other.kind());
             fields.error(node, what);

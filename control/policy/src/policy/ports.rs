@@ -81,17 +81,37 @@ fn port_spec(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec
             }
             PortName::Range(first, last)
         }
-        Err(_) if port.chars().next().is_some_and(|c| c.is_ascii_digit()) => {
-            fields.error(node, format!("{port} is no port"));
-            return Vec::new();
-        }
-        Err(_) if end.is_some() => {
-            fields.error(node, "endPort needs a numeric port");
-            return Vec::new();
-        }
-        Err(_) => PortName::Named(port.to_lowercase()),
+        Err(_) => match named(&port) {
+            Some(named) if end.is_none() => named,
+            Some(_) => {
+                fields.error(node, "endPort needs a numeric port");
+                return Vec::new();
+            }
+            None => {
+                fields.error(node, no_port(&port));
+                return Vec::new();
+            }
+        },
     };
     protos.into_iter().map(|proto| PortSpec { proto, port: port.clone() }).collect()
+}
+
+/// A port by its name: of 15 letters, digits and single hyphens at most, with a letter among them, as services are
+/// registered (RFC 6335 5.1).
+pub fn named(text: &str) -> Option<PortName> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let well_formed = (1..=15).contains(&text.len())
+        && text.bytes().all(known)
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && !(text.starts_with('-') || text.ends_with('-') || text.contains("--"));
+    well_formed.then(|| PortName::Named(text.to_ascii_lowercase()))
+}
+
+/// What is wrong with a port that is neither a number nor a name.
+pub fn no_port(text: &str) -> String {
+    format!(
+        "{text} is no port: a number up to 65535, or a name of letters, digits and single hyphens, 15 at most"
+    )
 }
 
 /// Protocols without ports.

@@ -15,7 +15,7 @@ impl Judge {
         let answer = self.answer(question)?;
         let mut line = String::new();
         self.write(&answer, &mut line);
-        let told: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
+        let mut told: Value = serde_json::from_str(&line).map_err(|error| error.to_string())?;
         let mut text = String::new();
         // Writing to a text cannot fail.
         let _ = head(question, &told, &mut text);
@@ -23,9 +23,11 @@ impl Judge {
             let _ = one_direction(name, &told[name], &mut text);
             let side = usize::from(direction == Direction::Ingress);
             if answer.parts[side].reason == Some(DropReason::PolicyDenied) {
-                for miss in self.nearest(question, direction)? {
+                let nearest = self.nearest(question, direction)?;
+                for miss in &nearest {
                     let _ = writeln!(text, "  nearly: {miss}");
                 }
+                told[name]["nearest"] = json!(nearest);
             }
         }
         let reason = told["drop_reason_desc"].as_str();

@@ -72,7 +72,8 @@ impl<S: EventSink> Turn<'_, S> {
             }
             Heard::Refused => return Err(self.refuse_query(packet, headers, to, judgement, &question)),
         }
-        self.state.asked.put(&headers.key, &question, self.now);
+        let forgot = self.state.asked.put(&headers.key, &question, self.now);
+        self.state.counters.dns.forgotten += u64::from(forgot);
         Ok(())
     }
 

@@ -44,11 +44,12 @@ impl Asked {
         (hash, &mut self.buckets[index])
     }
 
-    pub fn put(&mut self, key: &FlowKey, question: &Question, now: Now) {
+    /// True: another one that still waited had to make room.
+    pub fn put(&mut self, key: &FlowKey, question: &Question, now: Now) -> bool {
         let (hash, bucket) = self.place(key, question);
-        if let Some(oldest) = bucket.iter_mut().min_by_key(|(_, at)| *at) {
-            *oldest = (hash, now.0.max(1));
-        }
+        let Some(oldest) = bucket.iter_mut().min_by_key(|(_, at)| *at) else { return false };
+        let (_, at) = core::mem::replace(oldest, (hash, now.0.max(1)));
+        at > 0 && now.0.saturating_sub(at) <= PATIENCE
     }
 
     /// Was this asked, and not answered yet?

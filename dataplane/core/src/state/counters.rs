@@ -50,6 +50,8 @@ pub struct Dns {
     pub malformed: u64,
     /// Answers to what nobody asked.
     pub unasked: u64,
+    /// Queries whose answers will not be believed, to make room for others.
+    pub forgotten: u64,
 }
 
 impl Default for Counters {

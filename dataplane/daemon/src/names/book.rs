@@ -10,8 +10,8 @@ use sluice_core::dns::Name;
 use sluice_core::tables::record::{DnsSettings, PatternId};
 use sluice_core::time::Now;
 
-/// Pairs in all. Beyond this those that linger go first, then those that would end first.
-const MOST_PAIRS: usize = 1 << 18;
+/// Pairs in all. Beyond this those that nobody asks for go first, then those that linger, then those that would end first.
+pub const MOST_PAIRS: usize = 1 << 18;
 /// A pair lingers at least this long: an answer that holds for no time at all is still to be used once.
 const LINGER: u64 = 5 * Now::SECOND;
 
@@ -27,6 +27,14 @@ struct Entry {
     /// Patterns that ask for its addresses and fit. Sorted.
     patterns: Box<[PatternId]>,
     addresses: BTreeMap<IpAddr, Pair>,
+    /// Its live pairs, those that end first at the front.
+    ending: BTreeSet<(u64, IpAddr)>,
+}
+
+impl Entry {
+    const fn is_wanted(&self) -> bool {
+        !self.patterns.is_empty()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,8 +44,8 @@ pub struct Book {
     free: Vec<u32>,
     by_name: HashMap<Box<[u8]>, u32>,
     names_of: BTreeMap<IpAddr, Vec<u32>>,
-    /// Live pairs, those that end first at the front.
-    ending: BTreeSet<(u64, u32, IpAddr)>,
+    /// Live pairs, those that end first at the front: of names that nobody asks for, and of those that rules want.
+    ending: [BTreeSet<(u64, u32, IpAddr)>; 2],
     /// Addresses with pairs that linger, and since when, or when a flow was last seen; and the same by time.
     lingering: BTreeMap<IpAddr, u64>,
     oldest: BTreeSet<(u64, IpAddr)>,
@@ -74,15 +82,19 @@ impl Book {
             Some(pair) if !pair.lingers && pair.until >= until => return,
             Some(pair) => {
                 let before = std::mem::replace(pair, Pair { until, lingers: false });
-                self.ending.remove(&(before.until, id, ip));
-                self.ending.insert((until, id, ip));
+                entry.ending.remove(&(before.until, ip));
+                entry.ending.insert((until, ip));
+                let ending = &mut self.ending[usize::from(entry.is_wanted())];
+                ending.remove(&(before.until, id, ip));
+                ending.insert((until, id, ip));
                 if before.lingers {
                     self.lingers_no_more(ip);
                 }
             }
             None => {
                 entry.addresses.insert(ip, Pair { until, lingers: false });
-                self.ending.insert((until, id, ip));
+                entry.ending.insert((until, ip));
+                self.ending[usize::from(entry.is_wanted())].insert((until, id, ip));
                 self.names_of.entry(ip).or_default().push(id);
                 self.pairs += 1;
                 touched.insert(ip);
@@ -96,7 +108,12 @@ impl Book {
         if let Some(id) = self.by_name.get(name.as_bytes()) {
             return *id;
         }
-        let entry = Entry { name: *name, patterns: patterns(name), addresses: BTreeMap::new() };
+        let entry = Entry {
+            name: *name,
+            patterns: patterns(name),
+            addresses: BTreeMap::new(),
+            ending: BTreeSet::new(),
+        };
         let id = match self.free.pop() {
             Some(id) => id,
             None => {
@@ -112,21 +129,20 @@ impl Book {
     /// Of a name with too many addresses, those that would end first linger from now on.
     fn keep_bounds(&mut self, id: u32, now: Now, touched: &mut BTreeSet<IpAddr>) {
         let most = usize::try_from(self.limits.most_per_name).unwrap_or(usize::MAX);
-        if let Some(entry) = self.entries.get(id as usize).and_then(Option::as_ref) {
-            let live = || entry.addresses.iter().filter(|(_, pair)| !pair.lingers);
-            if live().count() > most
-                && let Some((ip, pair)) = live().min_by_key(|(_, pair)| pair.until)
-            {
-                self.end((pair.until, id, *ip), now, touched);
-                self.evicted += 1;
-            }
+        let entry = self.entries.get(id as usize).and_then(Option::as_ref);
+        if let Some(entry) = entry.filter(|entry| entry.ending.len() > most)
+            && let Some((until, ip)) = entry.ending.first().copied()
+        {
+            self.end((until, id, ip), now, touched);
+            self.evicted += 1;
         }
         while self.pairs > MOST_PAIRS {
             self.evicted += 1;
-            match (self.oldest.first().copied(), self.ending.first().copied()) {
-                (Some((_, ip)), _) => self.forget(ip, touched),
-                (None, Some(first)) => self.end(first, now, touched),
-                (None, None) => return,
+            let [unwanted, wanted] = &self.ending;
+            match (unwanted.first().copied(), self.oldest.first().copied(), wanted.first().copied()) {
+                (None, Some((_, ip)), _) => self.forget(ip, touched),
+                (Some(first), ..) | (None, None, Some(first)) => self.end(first, now, touched),
+                (None, None, None) => return,
             }
         }
         let most = usize::try_from(self.limits.most_lingering).unwrap_or(usize::MAX);
@@ -140,11 +156,14 @@ impl Book {
 
     /// A live pair's time is over.
     fn end(&mut self, (until, id, ip): (u64, u32, IpAddr), now: Now, touched: &mut BTreeSet<IpAddr>) {
-        self.ending.remove(&(until, id, ip));
         self.changed = true;
+        for ending in &mut self.ending {
+            ending.remove(&(until, id, ip));
+        }
         let Some(entry) = self.entries.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        entry.ending.remove(&(until, ip));
         // What nobody asks for needs not linger.
-        if entry.patterns.is_empty() {
+        if !entry.is_wanted() {
             return self.drop_pair(id, ip, touched);
         }
         if let Some(pair) = entry.addresses.get_mut(&ip) {
@@ -196,9 +215,8 @@ impl Book {
     /// Let time pass for so many pairs at most.
     pub fn expire(&mut self, now: Now, most: usize, touched: &mut BTreeSet<IpAddr>) {
         for _ in 0..most {
-            let Some(first) = self.ending.first().copied().filter(|(until, ..)| *until <= now.0) else {
-                return;
-            };
+            let firsts = self.ending.iter().filter_map(BTreeSet::first);
+            let Some(first) = firsts.min().copied().filter(|(until, ..)| *until <= now.0) else { return };
             self.end(first, now, touched);
             if self.lingering.len() > usize::try_from(self.limits.most_lingering).unwrap_or(usize::MAX) {
                 self.keep_bounds(u32::MAX, now, touched);
@@ -249,11 +267,19 @@ impl Book {
         patterns: impl Fn(&Name) -> Box<[PatternId]>,
         touched: &mut BTreeSet<IpAddr>,
     ) {
-        for entry in self.entries.iter_mut().flatten() {
+        for (id, entry) in (0..).zip(&mut self.entries) {
+            let Some(entry) = entry else { continue };
             let now = patterns(&entry.name);
-            if now != entry.patterns {
-                entry.patterns = now;
-                touched.extend(entry.addresses.keys());
+            if now == entry.patterns {
+                continue;
+            }
+            let before = usize::from(entry.is_wanted());
+            entry.patterns = now;
+            touched.extend(entry.addresses.keys());
+            let after = usize::from(entry.is_wanted());
+            for (until, ip) in entry.ending.iter().filter(|_| before != after) {
+                self.ending[before].remove(&(*until, id, *ip));
+                self.ending[after].insert((*until, id, *ip));
             }
         }
     }
@@ -275,6 +301,11 @@ impl Book {
                 |(ip, pair): (&IpAddr, &Pair)| Shown { ip: *ip, until: pair.until, lingers: pair.lingers };
             Some((at + 1, &entry.name, &*entry.patterns, entry.addresses.iter().map(shown)))
         })
+    }
+
+    /// Pairs of a name and an address.
+    pub const fn pairs(&self) -> usize {
+        self.pairs
     }
 
     /// Names, addresses, and addresses that linger.
@@ -346,7 +377,7 @@ mod tests {
         lab.sweep(123, &[]);
         assert_eq!(lab.wanted(1), [0; 0]);
         assert_eq!(lab.0.counts(), (0, 0, 0));
-        assert!(lab.0.ending.is_empty() && lab.0.oldest.is_empty());
+        assert!(lab.0.ending.iter().all(BTreeSet::is_empty) && lab.0.oldest.is_empty());
     }
 
     #[test]
@@ -394,6 +425,22 @@ mod tests {
         lab.sweep(106, &[5]);
         assert_eq!((lab.wanted(4), lab.wanted(5), lab.wanted(1)), (vec![], vec![1], vec![1]));
         assert_eq!(lab.0.counts(), (1, 4, 1));
+    }
+
+    #[test]
+    fn a_flood_of_names_that_nobody_asks_for_drives_out_none_that_rules_want() {
+        let mut lab = Lab::new(DnsSettings { most_per_name: 1 << 20, ..DnsSettings::default() });
+        lab.learn("x.io", 1, 1, 100);
+        let nobodys = Name::parse("flood.io").unwrap();
+        for n in 0..=u32::try_from(MOST_PAIRS).unwrap() {
+            let ip = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
+            lab.0.learn(&nobodys, |_| Box::default(), (ip, 3600), at(100), &mut lab.1);
+        }
+        assert_eq!((lab.0.pairs(), lab.0.evicted, lab.wanted(1)), (MOST_PAIRS, 2, vec![1]));
+        // What rules begin to want is held on to, too.
+        lab.0.match_again(|_| Box::from([PatternId(3)]), &mut lab.1);
+        lab.learn("z.io", 2, 1, 100);
+        assert_eq!((lab.0.pairs(), lab.wanted(2)), (MOST_PAIRS, vec![]));
     }
 
     #[test]

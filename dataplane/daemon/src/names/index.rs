@@ -38,7 +38,9 @@ pub struct Meaning {
     pub patterns: bool,
     /// These identities stand for addresses of names now.
     pub came: Vec<Named>,
-    /// Identities went, or are another thing now: any address may need another.
+    /// These do not any more.
+    pub went: HashSet<IdentitySlot>,
+    /// Who is in the world is another question now: any address may need another identity.
     pub all: bool,
 }
 
@@ -92,7 +94,7 @@ impl Index {
                 Change::Named(slot, named) => {
                     if let Some(old) = self.named.remove(slot) {
                         self.slots.remove(&old);
-                        meaning.all = true;
+                        meaning.went.insert(*slot);
                     }
                     if let Some(named) = named {
                         self.named.insert(*slot, named.clone());
