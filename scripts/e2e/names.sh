@@ -75,7 +75,10 @@ figure "first SYN after the first answer: $(jq -r '"\(.came) of \(.asked) came t
 held() { status '[.dataplane.workers[].dns.waited] | transpose | map({le: .[0][0], n: (map(.[1]) | add)})'; }
 # quantile SHARE: the upper bound, in microseconds, of how long that share of the answers was held at most
 quantile() { held | jq -r --argjson q "$1" '(map(.n) | add) as $all | reduce .[] as $b ([0, null]; if .[1] == null and .[0] + $b.n >= $all * $q then [.[0] + $b.n, $b.le] else [.[0] + $b.n, .[1]] end) | .[1] // "more than 100000"'; }
-figure "DNS answers held: p50 at most $(quantile 0.5) µs, p99 at most $(quantile 0.99) µs, lost $(status '[.dataplane.workers[].dns.lost] | add')"
+figure "DNS answers held, by µs: $(held | jq -r 'map(select(.n > 0) | "\(.le // "more") \(.n)") | join(", ")')"
+figure "DNS answers held: p50 at most $(quantile 0.5) µs, p90 at most $(quantile 0.9) µs, p99 at most $(quantile 0.99) µs, lost $(status '[.dataplane.workers[].dns.lost] | add')"
+# On an idle machine all of them take less; here somebody else may have the cores.
+[ "$(quantile 0.9)" -le 1000 ] || fail "answers are held for long"
 [ "$(metric sluice_dns_hold_seconds_count)" -ge "$COUNT" ] || fail "the histogram of hold times does not tell of them"
 answer n1.svc.example >/dev/null
 sluice names -o json | jq -e 'map(select(.name == "n1.svc.example.")) | length == 1' >/dev/null || fail "sluice names does not list a name"

@@ -447,6 +447,7 @@ fn pressure(dataplane: &Value, families: &mut Vec<Family>) {
         ("fragments", "fragments", "fragments_max"),
         ("hold", "hold_now", "hold_max"),
         ("events", "events_waiting", "events_max"),
+        ("dns_answers", "dns_waiting", "dns_waiting_max"),
     ] {
         let number = |worker: &Value, field: &str| worker[field].as_f64().unwrap_or(0.0);
         let fullest = workers.iter().max_by(|a, b| number(a, now).total_cmp(&number(b, now)));

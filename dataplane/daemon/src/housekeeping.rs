@@ -23,8 +23,7 @@ use sluice_core::tables::record::{Change, Prefix, Records, diff, merge};
 use sluice_core::time::Now;
 use sluice_feed::message::{Answer, Question, ToControl};
 use sluice_feed::settings::DataplaneSettings;
-use sluice_run::answers::Bell;
-use sluice_run::epoch::Publisher;
+use sluice_run::epoch::Seen;
 use sluice_run::hold::Wanted;
 
 use crate::announce::Announcer;
@@ -34,7 +33,7 @@ use crate::devices::Devices;
 use crate::health::{Health, Ways};
 use crate::lent::Lent;
 use crate::mirror::Mirror;
-use crate::names::Learning;
+use crate::names::desk::Desk;
 use crate::snapshot::{self, EVERY, PICKUP};
 use crate::watching::{Asked, Watching};
 use crate::workers::{self, Running};
@@ -68,7 +67,8 @@ pub struct Housekeeping {
     generation: u64,
     /// Control has spoken; until then packets find no tables and are dropped.
     live: bool,
-    publisher: Publisher,
+    desk: Arc<Desk>,
+    seen: Seen,
     workers: Vec<Running>,
     devices: Devices,
     rules: steering::Rules,
@@ -88,7 +88,6 @@ pub struct Housekeeping {
     picking_up: bool,
     /// No events came in the last turn.
     quiet: bool,
-    learning: Learning,
     chores: learning::Chores,
 }
 
@@ -115,17 +114,14 @@ impl Housekeeping {
                 None
             });
         let flows = flows.unwrap_or_default();
-        let mut publisher = Publisher::default();
         let poll = Poll::new()?;
-        let waker = mio::Waker::new(poll.registry(), LESSONS)?;
-        // A bell that cannot ring costs a turn of waiting.
-        let bell = Bell::new(move || drop(waker.wake()));
-        let workers = workers::start(&settings, &mut publisher, &bell, clock, &flows)?;
+        let desk = Arc::new(Desk::new(poll.registry(), LESSONS)?);
+        let workers = workers::start(&settings, &desk, clock, &flows)?;
+        let seen = desk.sit().publisher.seen();
         let listener = listen(&settings.socket, &poll)?;
         let news: RawFd = mirror.news();
         poll.registry().register(&mut SourceFd(&news), NEWS, Interest::READABLE)?;
         let devices = Devices::new(&settings, &mirror.devices);
-        let (learning, chores) = learning::start();
         let mut house = Self {
             always,
             clock,
@@ -137,7 +133,8 @@ impl Housekeeping {
             told: Records::new(),
             generation: 0,
             live: false,
-            publisher,
+            seen,
+            desk,
             workers,
             devices,
             rules: steering::Rules::default(),
@@ -156,8 +153,7 @@ impl Housekeeping {
             looked_at: Now(0),
             picking_up: true,
             quiet: false,
-            learning,
-            chores,
+            chores: learning::Chores::default(),
             settings,
         };
         house.devices.attach_all(&house.mirror.devices, &house.workers, &house.rules)?;
@@ -172,7 +168,7 @@ impl Housekeeping {
         let mut events = Events::with_capacity(64);
         while !self.stop.load(Ordering::Relaxed) {
             // Rows that services have lost are built in all the time that nothing else wants.
-            let most = match (self.publisher.has_rows_to_build(), self.is_quiet()) {
+            let most = match (self.desk.sit().publisher.has_rows_to_build(), self.is_quiet()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => QUIET_TURN,
                 (false, false) => TURN,
@@ -218,7 +214,7 @@ impl Housekeeping {
             self.read_kernel();
         }
         self.drain_events();
-        self.watching.drain(self.control.as_mut(), &self.publisher, now);
+        self.watching.drain(self.control.as_mut(), || self.desk.tables(), now);
         self.announcer.turn(now);
         self.lent.turn(&self.mirror, now);
         self.ask_backends(now);
@@ -333,17 +329,20 @@ impl Housekeeping {
         }
     }
 
-    /// Make it live on every worker. False: one of them has not taken it in time.
-    fn publish(&mut self, changes: Vec<Change>) -> Result<bool, String> {
+    /// Make it live on every worker.
+    fn publish(&self, changes: Vec<Change>) -> Result<(), String> {
         if changes.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
-        let version = self.publisher.publish(changes).map_err(|error| error.to_string())?;
-        let seen = self.publisher.wait_seen(version, SEEN_WITHIN);
-        if !seen {
+        let version = self.desk.sit().publisher.publish(changes).map_err(|error| error.to_string())?;
+        self.wait_seen(version);
+        Ok(())
+    }
+
+    fn wait_seen(&self, version: u64) {
+        if !self.seen.wait(version, SEEN_WITHIN) {
             tracing::error!("a worker has not looked at its tables for {SEEN_WITHIN:?}");
         }
-        Ok(seen)
     }
 
     fn read_kernel(&mut self) {
@@ -393,17 +392,17 @@ impl Housekeeping {
         let answer = match question {
             Question::Status => {
                 let seconds = self.clock.now().0 / Now::SECOND;
-                let tables = self.publisher.current();
+                let tables = self.desk.tables();
                 let mut status =
                     status::status(seconds, self.generation, &tables, &self.workers, &self.devices);
                 status["announced"] = self.announcer.show().chain(self.lent.show()).collect();
                 status["health"] = self.health.show();
-                status["names"] = self.learning.status();
+                status["names"] = self.desk.sit().learning.status();
                 Answer::Status(status.to_string())
             }
             Question::Names { limit } => {
                 let most = usize::try_from(limit).unwrap_or(usize::MAX).min(100_000);
-                Answer::Names(self.learning.show(self.clock.now(), most).to_string())
+                Answer::Names(self.show_names(most))
             }
             Question::Flows { limit } => {
                 let most = usize::try_from(limit).unwrap_or(usize::MAX).min(100_000);
@@ -456,7 +455,7 @@ impl Housekeeping {
             return;
         }
         let mut wanted = Vec::new();
-        let tables = self.publisher.current();
+        let tables = self.desk.tables();
         let outsides = self.workers.iter_mut().map(|worker| &mut worker.outside).collect();
         let changes = self.health.turn(&mut Ways { tables: &tables, outsides }, &self.told, now, &mut wanted);
         drop(tables);
@@ -478,8 +477,10 @@ impl Housekeeping {
                 }
             }
         }
-        self.publisher.build_rows(rows);
-        self.publisher.settle();
+        let mut work = self.desk.sit();
+        work.publisher.build_rows(rows);
+        work.publisher.settle();
+        drop(work);
         neighbours.into_iter().for_each(|wanted| self.ask_for(wanted, now));
     }
 

@@ -1,11 +1,12 @@
-//! Whoever learns names: takes lessons from the workers, gives addresses their identities, and lets answers go.
+//! What is learned of names: lessons come from the workers, addresses get their identities, and answers may go.
 //!
 //! Control says beforehand which identities stand for the addresses of names (for each set of patterns, in the place of
-//! each prefix), so that an answer needs nobody but this thread: what it teaches is published at once, also while control
-//! is away. A set of patterns that nobody has met yet is asked of control; until it answers the address has an identity
-//! of fewer patterns, and the answers that need more wait, not for ever.
+//! each prefix), so that an answer needs nobody else: what it teaches is published at once, also while control is away. A
+//! set of patterns that nobody has met yet is asked of control; until it answers the address has an identity of fewer
+//! patterns, and the answers that need more wait, not for ever. Who does all this, and when, is said in [`desk`].
 
 pub mod book;
+pub mod desk;
 mod index;
 pub mod store;
 pub mod sweep;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use sluice_core::dns::Name;
 use sluice_core::tables::record::{Change, IdentitySlot, Named, PatternId, Prefix};
 use sluice_core::time::Now;
+use sluice_core::verdict::WorkerId;
 use sluice_feed::message::WantedSet;
 use sluice_run::answers::{Lesson, Release};
 
@@ -29,14 +31,24 @@ const MOST_WAITING: usize = 4096;
 const MOST_WANTED: usize = 4096;
 /// Pairs that end, a turn.
 const EXPIRE_A_TURN: usize = 512;
+/// Names told at a time.
+const PIECE: usize = 256;
 
 #[derive(Debug)]
 struct Waiting {
-    worker: usize,
+    worker: WorkerId,
     ticket: u64,
     patterns: Box<[PatternId]>,
     addresses: Vec<IpAddr>,
     since: Now,
+}
+
+/// Its addresses are known to whoever sees this version.
+#[derive(Debug)]
+struct Known {
+    version: u64,
+    worker: WorkerId,
+    ticket: u64,
 }
 
 #[derive(Debug, Default)]
@@ -54,15 +66,20 @@ pub struct Learning {
     wanted: BTreeMap<Named, BTreeSet<IpAddr>>,
     /// Not asked of control yet.
     to_ask: Vec<WantedSet>,
+    /// What these teach may not be published yet.
+    heard: Vec<Waiting>,
+    /// What these wait for is for control to say.
     waiting: VecDeque<Waiting>,
+    /// The earliest version first.
+    known: VecDeque<Known>,
     /// Addresses of an answer whose last piece has not come, by worker.
-    pieces: HashMap<usize, Vec<IpAddr>>,
+    pieces: HashMap<WorkerId, Vec<IpAddr>>,
     pub lost: u64,
 }
 
 impl Learning {
-    /// What a worker learned. `releases` are for whom waits for it, once all changes are live.
-    pub fn hear(&mut self, worker: usize, lesson: &Lesson, now: Now) {
+    /// What a worker learned. Whoever waits for it may go when that is live: see [`Self::published`].
+    pub fn hear(&mut self, worker: WorkerId, lesson: &Lesson, now: Now) {
         let index = &self.index;
         for pair in &lesson.addresses {
             self.book.learn(&lesson.name, |name| index.asking(name), *pair, now, &mut self.touched);
@@ -75,7 +92,7 @@ impl Learning {
         let addresses = self.pieces.remove(&worker).unwrap_or_default();
         if let Some(ticket) = lesson.ticket {
             let patterns = index.asking(&lesson.name);
-            self.waiting.push_back(Waiting { worker, ticket, patterns, addresses, since: now });
+            self.heard.push(Waiting { worker, ticket, patterns, addresses, since: now });
         }
     }
 
@@ -212,11 +229,12 @@ impl Learning {
         std::mem::take(&mut self.to_ask)
     }
 
-    /// All sets of several patterns, or in the place of something: for a control process that has just come.
-    pub fn all_wanted(&mut self) -> Vec<WantedSet> {
-        self.to_ask.clear();
-        let mut sets = BTreeSet::new();
-        for (_, _, _, addresses) in self.book.names_from(0) {
+    /// All sets of several patterns, or in the place of something, that the names from this place on need: for a control
+    /// process that has just come. Where to go on, if there are more.
+    pub fn all_wanted(&self, place: usize, sets: &mut BTreeSet<WantedSet>) -> Option<usize> {
+        let mut next = None;
+        for (place, _, _, addresses) in self.book.names_from(place).take(PIECE) {
+            next = Some(place);
             for Shown { ip, .. } in addresses {
                 let patterns = self.book.patterns_of(ip);
                 if let Some((prefix, base)) = self.index.base(ip).filter(|_| !patterns.is_empty())
@@ -228,26 +246,57 @@ impl Learning {
                 }
             }
         }
-        sets.into_iter().collect()
+        next
     }
 
-    /// Who may go now that everything is live, and who has waited too long.
-    pub fn releases(&mut self, now: Now, live: bool) -> Vec<(usize, Release)> {
-        let most = u64::from(self.book.limits.max_delay) * (Now::SECOND / 1000);
-        let mut done = Vec::new();
-        let mut left = VecDeque::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            let known = live && waiting.addresses.iter().all(|ip| self.is_known(*ip, &waiting.patterns));
-            let late = now.0.saturating_sub(waiting.since.0) > most || left.len() >= MOST_WAITING;
-            if known || late {
-                self.lost += u64::from(!known);
-                done.push((waiting.worker, Release { ticket: waiting.ticket, known }));
-            } else {
-                left.push_back(waiting);
-            }
+    /// Is there anything to publish, or to be said of answers that were just heard?
+    pub fn has_news(&self) -> bool {
+        !(self.touched.is_empty() && self.forced.is_empty() && self.heard.is_empty())
+    }
+
+    /// All that was learned is published, in this version: some of those that wait need no more.
+    pub fn published(&mut self, version: u64) {
+        for heard in std::mem::take(&mut self.heard) {
+            self.look_at(heard, version);
         }
-        self.waiting = left;
-        done
+    }
+
+    /// As [`Self::published`], of what control said: those that wait for its word may have it.
+    pub fn told_more(&mut self, version: u64) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.look_at(waiting, version);
+        }
+        self.published(version);
+    }
+
+    fn look_at(&mut self, waiting: Waiting, version: u64) {
+        if waiting.addresses.iter().all(|ip| self.is_known(*ip, &waiting.patterns)) {
+            let Waiting { worker, ticket, .. } = waiting;
+            self.known.push_back(Known { version, worker, ticket });
+        } else {
+            self.waiting.push_back(waiting);
+        }
+    }
+
+    /// The version that the next answer waits for.
+    pub fn awaited(&self) -> Option<u64> {
+        self.known.front().map(|known| known.version)
+    }
+
+    /// The next answer that may go. `seen`: do all workers see this version?
+    pub fn release(&mut self, seen: impl Fn(u64) -> bool) -> Option<(WorkerId, Release)> {
+        let Known { worker, ticket, .. } = self.known.pop_front_if(|known| seen(known.version))?;
+        Some((worker, Release { ticket, known: true }))
+    }
+
+    /// The next answer that has waited for control for too long, or for which there is no room.
+    pub fn give_up(&mut self, now: Now) -> Option<(WorkerId, Release)> {
+        let most = u64::from(self.book.limits.max_delay) * (Now::SECOND / 1000);
+        let crowded = self.waiting.len() > MOST_WAITING;
+        let late = |waiting: &mut Waiting| crowded || now.0.saturating_sub(waiting.since.0) > most;
+        let Waiting { worker, ticket, .. } = self.waiting.pop_front_if(late)?;
+        self.lost += 1;
+        Some((worker, Release { ticket, known: false }))
     }
 
     /// Does the address have an identity of all these patterns, or one that names do not touch?
@@ -263,31 +312,25 @@ impl Learning {
         }
     }
 
-    /// For `sluice names`: at most so many names.
-    pub fn show(&self, now: Now, most: usize) -> Value {
-        let names = self.book.names_from(0).take(most);
-        names
-            .map(|(_, name, patterns, addresses)| {
-                let addresses: Vec<Value> = addresses
-                    .map(|pair| {
-                        json!({
-                            "ip": pair.ip,
-                            "expires_in_seconds": pair.until.saturating_sub(now.0) / Now::SECOND,
-                            "lingers": pair.lingers,
-                        })
-                    })
-                    .collect();
-                let longest = |field: &str| addresses.iter().filter_map(|pair| pair[field].as_u64()).max();
-                let ips: Vec<&Value> = addresses.iter().map(|pair| &pair["ip"]).collect();
-                json!({
-                    "name": name.to_string(),
-                    "selectors": self.texts(patterns),
-                    "addresses": ips,
-                    "expires_in_seconds": longest("expires_in_seconds"),
-                    "entries": addresses,
-                })
-            })
-            .collect()
+    /// For `sluice names`: the names from this place on, and where to go on if there are more.
+    pub fn show(&self, now: Now, place: usize, names: &mut Vec<Value>) -> Option<usize> {
+        let mut next = None;
+        for (place, name, patterns, addresses) in self.book.names_from(place).take(PIECE) {
+            next = Some(place);
+            let left = |until: u64| until.saturating_sub(now.0) / Now::SECOND;
+            let pairs: Vec<Shown> = addresses.collect();
+            let entries = pairs.iter().map(|pair| {
+                json!({"ip": pair.ip, "expires_in_seconds": left(pair.until), "lingers": pair.lingers})
+            });
+            names.push(json!({
+                "name": name.to_string(),
+                "selectors": self.texts(patterns),
+                "addresses": pairs.iter().map(|pair| pair.ip).collect::<Vec<_>>(),
+                "expires_in_seconds": pairs.iter().map(|pair| left(pair.until)).max(),
+                "entries": entries.collect::<Vec<_>>(),
+            }));
+        }
+        next
     }
 
     pub fn status(&self) -> Value {
@@ -358,12 +401,16 @@ mod tests {
             let mut addresses = ArrayVec::new();
             addresses.push((ip(n), 60));
             let name = Name::parse(name).unwrap();
-            self.0.hear(0, &Lesson { ticket: Some(ticket), more: false, name, addresses }, self.1);
+            self.0.hear(WorkerId(0), &Lesson { ticket: Some(ticket), more: false, name, addresses }, self.1);
             self.0.changes()
         }
 
         fn released(&mut self) -> Vec<(u64, bool)> {
-            self.0.releases(self.1, true).iter().map(|(_, release)| (release.ticket, release.known)).collect()
+            self.0.told_more(1);
+            let mut released = Vec::new();
+            released.extend(std::iter::from_fn(|| self.0.release(|version| version == 1)));
+            released.extend(std::iter::from_fn(|| self.0.give_up(self.1)));
+            released.iter().map(|(_, release)| (release.ticket, release.known)).collect()
         }
 
         fn later(&mut self, milliseconds: u64) {
@@ -395,15 +442,37 @@ mod tests {
         assert_eq!(lab.0.questions(), std::slice::from_ref(&set));
         assert_eq!(lab.answer(2, "x.a.io", 1), []);
         assert!(lab.0.questions().is_empty(), "asked once");
+        assert_eq!(lab.0.wanted.len(), 1);
         lab.0.take(&named(13, WORLD, &[1, 2]));
         assert_eq!(lab.0.changes(), [learned(1, 13)]);
         assert_eq!(lab.released(), [(1, true), (2, true)]);
-        assert_eq!(lab.0.all_wanted(), std::slice::from_ref(&set));
+        let mut sets = BTreeSet::new();
+        assert_eq!(lab.0.all_wanted(0, &mut sets).and_then(|place| lab.0.all_wanted(place, &mut sets)), None);
+        assert!(sets.iter().eq([&set]) && lab.0.wanted.is_empty());
         // Control had no room for it: it is asked for again.
-        assert!(lab.0.wanted.is_empty());
         lab.0.take(&[Change::Named(IdentitySlot(13), None), Change::Identity(IdentitySlot(13), None)]);
         assert_eq!(lab.0.changes(), [learned(1, 11)]);
         assert_eq!(lab.0.questions(), [set]);
+    }
+
+    #[test]
+    fn answers_go_in_turn_when_everybody_sees_what_they_need() {
+        let mut lab = Lab::new();
+        lab.answer(1, "www.a.io", 1);
+        lab.0.published(5);
+        lab.answer(2, "www.a.io", 2);
+        assert!(lab.0.has_news());
+        lab.0.published(6);
+        assert!(!lab.0.has_news());
+        assert_eq!((lab.0.awaited(), lab.0.release(|seen| seen <= 4)), (Some(5), None));
+        assert_eq!(lab.0.release(|seen| seen <= 5).map(|(_, release)| release.ticket), Some(1));
+        assert_eq!((lab.0.awaited(), lab.0.release(|seen| seen <= 5)), (Some(6), None));
+        // What could not be published is not known, whatever was meant.
+        let refused = lab.answer(3, "www.a.io", 3);
+        lab.0.unpublished(&refused);
+        lab.0.published(6);
+        assert_eq!(lab.0.release(|_| true).map(|(_, release)| release.ticket), Some(2));
+        assert_eq!(lab.0.release(|_| true), None);
     }
 
     #[test]

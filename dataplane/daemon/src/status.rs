@@ -120,6 +120,7 @@ fn worker(running: &Running) -> Value {
         "hold_now": held,
         "hold_overflow": hold_overflow,
         "hold_expired": hold_expired,
+        "dns_waiting": dns_waiting,
         "handover_overflow": handover_overflow,
         "events_lost": running.events.lost(),
         "turns": turns,
@@ -132,7 +133,6 @@ fn worker(running: &Running) -> Value {
             "malformed": counters.dns.malformed,
             "unasked": counters.dns.unasked,
             "forgotten": counters.dns.forgotten,
-            "waiting": dns_waiting,
             "lost": dns_waited.lost,
             "waited": BOUNDS.iter().map(Some).chain([None]).zip(dns_waited.counts).collect::<Vec<_>>(),
             "waited_nanoseconds": dns_waited.nanoseconds,
@@ -148,6 +148,7 @@ fn worker(running: &Running) -> Value {
 /// How full what is bounded may become.
 fn rooms(running: &Running, told: &mut Value) {
     told["fragments_max"] = running.fragments_max.into();
+    told["dns_waiting_max"] = sluice_run::answers::MOST.into();
     told["hold_max"] = sluice_run::hold::MOST.into();
     told["events_waiting"] = running.events.waiting().into();
     told["events_max"] = crate::workers::EVENT_RING.into();

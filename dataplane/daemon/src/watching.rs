@@ -1,12 +1,13 @@
 //! Packets that somebody wants to see: from the workers' rings to control, until they are enough, late, or unwanted.
 
+use std::sync::Arc;
+
 use sluice_core::packet::PortId;
 use sluice_core::tables::Tables;
 use sluice_core::time::Now;
 use sluice_core::verdict::Fate;
 use sluice_core::watch::Filter;
 use sluice_feed::message::{SeenPacket, ToControl};
-use sluice_run::epoch::Publisher;
 use sluice_run::watch::{MOST, Seen, Watcher, watch};
 
 use crate::control::Connection;
@@ -65,12 +66,17 @@ impl Watching {
     }
 
     /// Tell what was seen since. Without control nobody listens.
-    pub fn drain(&mut self, control: Option<&mut Connection>, publisher: &Publisher, now: Now) {
+    pub fn drain(
+        &mut self,
+        control: Option<&mut Connection>,
+        tables: impl FnOnce() -> Arc<Tables>,
+        now: Now,
+    ) {
         let Some(control) = control.filter(|_| !self.active.is_empty()) else {
             self.active.clear();
             return;
         };
-        let tables = publisher.current();
+        let tables = tables();
         self.active.retain_mut(|active| active.drain(control, &tables, now));
     }
 }

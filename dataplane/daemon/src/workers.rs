@@ -1,6 +1,7 @@
 //! The workers: one thread a core, one queue of every device each.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,14 +12,14 @@ use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::state::{Config as StateConfig, State};
 use sluice_core::verdict::WorkerId;
 use sluice_feed::settings::{DataplaneSettings, Polling};
-use sluice_run::answers::{Bell, Classroom, answers};
-use sluice_run::epoch::Publisher;
+use sluice_run::answers::{Learner, answers};
 use sluice_run::hold::Wanted;
 use sluice_run::ring::{EventReceiver, Outside, events, exchanges, local};
 use sluice_run::worker::{Ends, Handle, Idle, IoHandle, Worker};
 use sluice_xsk::io::{Attached, Config, Device, Report, XskIo};
 
 use crate::clock::Clock;
+use crate::names::desk::Desk;
 
 /// Events between a worker and the housekeeping thread.
 pub const EVENT_RING: usize = 16_384;
@@ -39,7 +40,6 @@ pub struct Running {
     io: IoHandle<XskIo>,
     pub events: EventReceiver,
     pub wanted: Consumer<Wanted>,
-    pub classroom: Classroom,
     pub outside: Outside,
     pub attached: Vec<Attached>,
     pub huge_pages: bool,
@@ -50,8 +50,7 @@ pub struct Running {
 /// Open the I/O of all workers and start them. `flows` are those of the last process.
 pub fn start(
     settings: &DataplaneSettings,
-    publisher: &mut Publisher,
-    bell: &Bell,
+    desk: &Arc<Desk>,
     clock: Clock,
     flows: &[FlowRecord],
 ) -> Result<Vec<Running>> {
@@ -72,8 +71,12 @@ pub fn start(
         }
         let (sender, receiver) = events(EVENT_RING);
         let (ask, wanted) = RingBuffer::new(WANTED_RING);
-        let (answers, classroom) = answers(bell.clone());
-        let ends = Ends { tables: publisher.subscribe(), events: sender, exchange, wanted: ask, answers };
+        let (answers, classroom) = answers(config.worker, Arc::clone(desk) as Arc<dyn Learner>);
+        let mut work = desk.sit();
+        work.classrooms.push(classroom);
+        let tables = work.publisher.subscribe();
+        drop(work);
+        let ends = Ends { tables, events: sender, exchange, wanted: ask, answers };
         let mut worker = Worker::new(io, state, ends, idle(settings.polling));
         let (inside, outside) = local(LOCAL_RING);
         worker.local = Some(inside);
@@ -90,7 +93,6 @@ pub fn start(
             io,
             events: receiver,
             wanted,
-            classroom,
             outside,
             attached,
             huge_pages,

@@ -1,5 +1,8 @@
 //! DNS answers on their way: what they teach goes to whoever learns names, and they themselves wait until it is known on
 //! every worker. What finds no room, or hears nothing in time, is dropped: whoever asked will ask again.
+//!
+//! Waking another thread takes longer than to learn an answer, so a worker does that itself, between two bursts, if nobody
+//! else is at it ([`Learner`]).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,11 +15,12 @@ use sluice_core::dns::Name;
 use sluice_core::packet::Packet;
 use sluice_core::path::dns::lesson;
 use sluice_core::time::Now;
+use sluice_core::verdict::WorkerId;
 
 use crate::io::Frame;
 
 /// Answers that wait at a time, and lessons on their way.
-const MOST: usize = 512;
+pub const MOST: usize = 512;
 /// Addresses in one lesson; an answer with more is several.
 const ADDRESSES: usize = 32;
 
@@ -39,20 +43,21 @@ pub struct Release {
     pub known: bool,
 }
 
-/// Wakes whoever learns names.
-#[derive(Clone)]
-pub struct Bell(Arc<dyn Fn() + Send + Sync>);
+/// Whoever learns names, as a worker meets it.
+pub trait Learner: Send + Sync {
+    /// Learn some of what this worker has told, and let those of its answers go that may. Does nothing when somebody else
+    /// is at it, and never waits.
+    fn attend(&self, worker: WorkerId, now: Now);
 
-impl Bell {
-    pub fn new(ring: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(ring))
-    }
+    /// The worker is about to sleep: somebody else is to go on.
+    fn ring(&self);
 }
 
-impl fmt::Debug for Bell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bell")
-    }
+/// Nobody learns.
+impl Learner for () {
+    fn attend(&self, _: WorkerId, _: Now) {}
+
+    fn ring(&self) {}
 }
 
 /// The other end: lessons come here, and releases go back.
@@ -63,7 +68,8 @@ pub struct Classroom {
 }
 
 /// Upper bounds of the histogram of waiting times, in microseconds; the last place is for all that took longer.
-pub const BOUNDS: [u64; 12] = [20, 50, 100, 150, 200, 300, 500, 1000, 5000, 10_000, 50_000, 100_000];
+pub const BOUNDS: [u64; 16] =
+    [5, 10, 20, 50, 100, 150, 200, 250, 300, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000];
 
 /// How long answers waited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,11 +105,11 @@ struct Waiting {
 }
 
 /// A worker's answers.
-#[derive(Debug)]
 pub struct Answers {
+    worker: WorkerId,
     lessons: Producer<Lesson>,
     releases: Consumer<Release>,
-    bell: Bell,
+    learner: Arc<dyn Learner>,
     rang: bool,
     waiting: VecDeque<Waiting>,
     next: u64,
@@ -119,13 +125,23 @@ pub enum Taught {
     NoRoom,
 }
 
-pub fn answers(bell: Bell) -> (Answers, Classroom) {
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers")
+            .field("worker", &self.worker)
+            .field("waiting", &self.waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+pub fn answers(worker: WorkerId, learner: Arc<dyn Learner>) -> (Answers, Classroom) {
     let (lessons, heard) = RingBuffer::new(MOST);
     let (releases, released) = RingBuffer::new(MOST * 2);
     let answers = Answers {
+        worker,
         lessons,
         releases: released,
-        bell,
+        learner,
         rang: true,
         waiting: VecDeque::with_capacity(MOST),
         next: 0,
@@ -158,25 +174,32 @@ impl Answers {
             // There is room: it was looked for.
             let _ = self.lessons.push(Lesson { ticket, more: n < last, name: question.name, addresses });
         }
-        self.rang = false;
         if waits { Taught::Wait(self.next) } else { Taught::Free }
     }
 
     /// Keep a frame whose lesson is on its way.
     pub fn keep(&mut self, ticket: u64, ready: Ready, now: Now) {
         self.waiting.push_back(Waiting { ticket, ready, since: now });
-    }
-
-    /// Something else waits for whoever learns.
-    pub fn call(&mut self) {
         self.rang = false;
     }
 
-    /// Wake whoever learns, once for all lessons of a turn.
+    /// Something else waits for whoever learns.
+    pub fn call(&self) {
+        self.learner.ring();
+    }
+
+    /// If any wait: have learned what they teach, and see who may go. What does not wait is learned in its own time.
+    pub fn attend(&self, now: Now) {
+        if !self.waiting.is_empty() {
+            self.learner.attend(self.worker, now);
+        }
+    }
+
+    /// Before sleeping: have somebody else go on, once for those that wait.
     pub fn ring(&mut self) {
         if !self.rang {
             self.rang = true;
-            (self.bell.0)();
+            self.learner.ring();
         }
     }
 

@@ -19,6 +19,8 @@ const PARKED: u64 = u64::MAX;
 const ROWS_A_TURN: usize = 4;
 /// How long the publisher waits for workers to let go of the older copy before it makes a new one.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Changes that take microseconds.
+const LITTLE: usize = 128;
 
 #[derive(Debug)]
 struct Shared {
@@ -82,11 +84,35 @@ impl Drop for Subscriber {
     }
 }
 
+/// What each worker sees: for those that wait for it without holding up the publisher.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(Vec<Arc<AtomicU64>>);
+
+impl Seen {
+    /// Do all workers see this version, or a later one?
+    pub fn by_all(&self, version: u64) -> bool {
+        self.0.iter().all(|seen| seen.load(Ordering::Acquire) >= version)
+    }
+
+    /// Wait until all workers see this version. False: not within the time.
+    #[expect(clippy::disallowed_methods, reason = "waits for other threads in real time")]
+    pub fn wait(&self, version: u64, most: Duration) -> bool {
+        let asked = Instant::now();
+        while !self.by_all(version) {
+            if asked.elapsed() > most {
+                return false;
+            }
+            pause(asked.elapsed());
+        }
+        true
+    }
+}
+
 /// Makes generations.
 #[derive(Debug)]
 pub struct Publisher {
     shared: Arc<Shared>,
-    seen: Vec<Arc<AtomicU64>>,
+    seen: Seen,
     standby: Arc<Tables>,
     /// What the standby copy lacks: changes, and then rows.
     backlog: (Vec<Change>, Vec<Row>),
@@ -98,7 +124,7 @@ impl Default for Publisher {
     fn default() -> Self {
         Self {
             shared: Arc::new(Shared { version: AtomicU64::new(0), current: Mutex::default() }),
-            seen: Vec::new(),
+            seen: Seen::default(),
             standby: Arc::default(),
             backlog: (Vec::new(), Vec::new()),
             bereft: VecDeque::new(),
@@ -109,7 +135,7 @@ impl Default for Publisher {
 impl Publisher {
     pub fn subscribe(&mut self) -> Subscriber {
         let seen = Arc::new(AtomicU64::new(PARKED));
-        self.seen.push(Arc::clone(&seen));
+        self.seen.0.push(Arc::clone(&seen));
         Subscriber { shared: Arc::clone(&self.shared), seen, version: 0, told: 0, tables: None }
     }
 
@@ -132,7 +158,7 @@ impl Publisher {
 
     /// Swap the copies.
     fn show(&mut self) -> u64 {
-        let version = self.shared.version.load(Ordering::Acquire) + 1;
+        let version = self.version() + 1;
         let mut shown = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *shown, &mut self.standby);
         self.shared.version.store(version, Ordering::Release);
@@ -197,22 +223,18 @@ impl Publisher {
         Arc::make_mut(&mut self.standby)
     }
 
-    /// Do all workers see this version, or a later one?
-    pub fn seen_by_all(&self, version: u64) -> bool {
-        self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= version)
+    /// The latest version.
+    pub fn version(&self) -> u64 {
+        self.shared.version.load(Ordering::Acquire)
     }
 
-    /// Wait until all workers see this version. False: not within the time.
-    #[expect(clippy::disallowed_methods, reason = "waits for other threads in real time")]
-    pub fn wait_seen(&self, version: u64, most: Duration) -> bool {
-        let asked = Instant::now();
-        while !self.seen_by_all(version) {
-            if asked.elapsed() > most {
-                return false;
-            }
-            pause(asked.elapsed());
-        }
-        true
+    pub fn seen(&self) -> Seen {
+        self.seen.clone()
+    }
+
+    /// Could [`Self::publish`] be done now without waiting, and with little to catch up with?
+    pub fn is_at_hand(&self) -> bool {
+        self.backlog.0.len() <= LITTLE && self.backlog.1.is_empty() && Arc::strong_count(&self.standby) == 1
     }
 }
 
@@ -276,9 +298,9 @@ mod tests {
         assert!(publisher.publish(list).is_err());
         assert_eq!(view.refresh().0.routing.port(PortId(8)).unwrap().mtu, 1);
         let version = publisher.publish(change(3)).unwrap();
-        assert!(!publisher.seen_by_all(version));
+        assert!(!publisher.seen().by_all(version));
         assert_eq!(view.refresh().0.routing.port(PortId(1)).unwrap().mtu, 1, "earlier changes are kept");
-        assert!(publisher.wait_seen(version, Duration::from_millis(1)));
+        assert!(publisher.seen().wait(version, Duration::from_millis(1)));
     }
 
     #[test]
@@ -302,11 +324,31 @@ mod tests {
         view.refresh();
         view.park();
         let version = publisher.publish(change(1)).unwrap();
-        assert!(publisher.seen_by_all(version));
+        assert!(publisher.seen().by_all(version));
         assert!(view.view().routing.port(PortId(8)).is_some());
         let (tables, changed) = view.refresh();
         assert!(changed && tables.routing.port(PortId(8)).unwrap().mtu == 1);
         view.park();
         assert!(!view.refresh().1, "waking up is no change");
+    }
+
+    #[test]
+    fn who_has_caught_up_can_publish_at_once() {
+        let mut publisher = Publisher::default();
+        let mut view = publisher.subscribe();
+        view.refresh();
+        publisher.publish(change(1)).unwrap();
+        assert!(!publisher.is_at_hand(), "a worker still looks at the older copy");
+        publisher.settle();
+        view.refresh();
+        assert!(publisher.is_at_hand());
+        let many = (0..200).map(|_| change(2)).collect::<Vec<_>>().concat();
+        publisher.publish(many).unwrap();
+        view.refresh();
+        assert!(!publisher.is_at_hand(), "much to catch up with");
+        publisher.settle();
+        assert!(publisher.is_at_hand());
+        publisher.publish(change(3)).unwrap();
+        assert_eq!(view.refresh().0.routing.port(PortId(2)).unwrap().mtu, 2, "nothing was forgotten");
     }
 }

@@ -113,6 +113,11 @@ pub trait PacketIo {
     /// Let what was sent go out, and make room for what comes.
     fn flush(&mut self);
 
+    /// May something have come in? What does not know says yes.
+    fn has_come(&mut self) -> bool {
+        true
+    }
+
     /// Sleep until something comes or the time is over.
     fn wait(&mut self, most: Duration);
 

@@ -110,6 +110,11 @@ pub struct HandReceiver {
 }
 
 impl HandReceiver {
+    /// Is there a packet?
+    pub fn has_come(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
     /// The oldest packet.
     pub fn pop(&mut self) -> Option<Handed<'_>> {
         let chunk = self.ring.read_chunk(HEADER).ok()?;
@@ -135,6 +140,13 @@ impl HandReceiver {
 pub struct Local {
     pub(crate) up: HandSender,
     pub(crate) down: HandReceiver,
+}
+
+impl Local {
+    /// Is there a packet to be sent?
+    pub(crate) fn has_come(&self) -> bool {
+        self.down.has_come()
+    }
 }
 
 /// The other end of it.

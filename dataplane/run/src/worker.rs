@@ -20,7 +20,7 @@ use crate::answers::{Answers, Ready, Taught, Waited};
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
 use crate::io::{Burst, Frame, PacketIo, Packets};
-use crate::ring::{EventSender, Exchange, Handed, Local};
+use crate::ring::{EventSender, Exchange, HandReceiver, Handed, Local};
 use crate::watch::{self, Watch, Watches};
 
 /// What a worker does when nothing comes.
@@ -35,10 +35,17 @@ pub enum Idle {
     Sleep,
 }
 
+/// Empty turns before a worker looks out for packets with nothing else in its hands.
+const BUSY_TURNS: u32 = 8;
+/// Looks before the next whole turn: a few microseconds.
+const LOOKS: u32 = 64;
 /// Empty turns before an adaptive worker sleeps: some tens of microseconds.
-const EMPTY_TURNS: u32 = 256;
-/// Empty turns with a DNS answer or a row awaited before the worker sleeps between looks: some hundred microseconds.
-const SHORT_WAIT: u32 = 500;
+const EMPTY_TURNS: u32 = BUSY_TURNS + 24;
+/// Empty turns with a DNS answer waiting before the worker sleeps between looks: some tens of microseconds, in which the
+/// other workers are done with their bursts.
+const SHORT_WAIT: u32 = 256;
+/// Then it looks this often.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 /// A sleeping worker still looks at commands and time this often.
 const NAP: Duration = Duration::from_millis(5);
 /// Packets of the gateway itself that are sent in one turn.
@@ -265,9 +272,12 @@ impl<Io: PacketIo> Worker<Io> {
         if received > 0 {
             self.forward(now);
         }
-        self.answers.ring();
         send_down(&mut self.io, self.local.as_mut());
         self.io.flush();
+        if received > 0 {
+            // After all else has left.
+            self.answers.attend(now);
+        }
         let tables = self.tables.view();
         tick(tables, &mut self.state, now, &mut self.events);
         self.between_turns(now);
@@ -356,6 +366,7 @@ impl<Io: PacketIo> Worker<Io> {
         }
         let tables = self.tables.view();
         let most = u64::from(tables.settings.dns.max_delay) * (Now::SECOND / 1000);
+        self.answers.attend(now);
         while let Some(done) = self.answers.next(now, most) {
             match done {
                 Ok(ready) => send_answer(&mut self.io, &mut self.state, ready),
@@ -372,9 +383,11 @@ impl<Io: PacketIo> Worker<Io> {
             give_up(tables, &mut self.state, now, &mut self.io, frame, reason, &mut self.events);
         }
         if self.handle.pending.swap(false, Ordering::Acquire) {
-            while let Ok(command) = self.inbox.try_recv() {
+            // One a turn: some go on with another one of their own.
+            if let Ok(command) = self.inbox.try_recv() {
                 let tables = self.tables.view();
                 command(&mut self.state, tables, now);
+                self.handle.pending.store(true, Ordering::Release);
             }
             self.coming_watches.try_iter().for_each(|watch| self.watches.add(watch));
             while let Ok(command) = self.io_inbox.try_recv() {
@@ -402,14 +415,15 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
-    /// An answer or a packet that waits is let go by another thread, within microseconds if all is well: it is worth to
-    /// stay awake.
+    /// What an answer waits for happens within microseconds if all is well: it is worth to stay awake. Otherwise somebody
+    /// else is to see to it.
     fn wait_for_release(&mut self) {
         if self.empty_turns < SHORT_WAIT {
             std::hint::spin_loop();
         } else {
+            self.answers.ring();
             self.tables.park();
-            self.io.wait(Duration::from_millis(1));
+            self.io.wait(LOOK_EVERY);
         }
     }
 
@@ -428,7 +442,26 @@ impl<Io: PacketIo> Worker<Io> {
             self.mine.naps += 1;
             self.tables.park();
             self.io.wait(NAP);
+        } else if self.empty_turns > BUSY_TURNS {
+            self.look_out();
         } else {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Look out for something to do, without a generation: should this thread lose its core, nobody who publishes one has
+    /// to wait for it.
+    fn look_out(&mut self) {
+        self.tables.park();
+        for _ in 0..LOOKS {
+            let local = self.local.as_ref().is_some_and(Local::has_come);
+            if self.io.has_come()
+                || self.exchange.from.iter().any(HandReceiver::has_come)
+                || local
+                || self.handle.pending.load(Ordering::Relaxed)
+            {
+                return;
+            }
             std::hint::spin_loop();
         }
     }

@@ -1,6 +1,8 @@
 //! DNS answers in a worker: kept until their addresses are known, sent then, and dropped when nobody says so.
 #![allow(clippy::unwrap_used, reason = "test data of our own, all small and valid")]
 
+use std::sync::{Arc, Mutex};
+
 use rtrb::RingBuffer;
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::flow_key::FlowKey;
@@ -8,8 +10,8 @@ use sluice_core::packet::PortId;
 use sluice_core::state::{Config, State};
 use sluice_core::tables::record::*;
 use sluice_core::time::Now;
-use sluice_core::verdict::{Action, DropReason, NextHopId};
-use sluice_run::answers::{Bell, Classroom, Release, answers};
+use sluice_core::verdict::{Action, DropReason, NextHopId, WorkerId};
+use sluice_run::answers::{Classroom, Learner, Release, answers};
 use sluice_run::epoch::Publisher;
 use sluice_run::io::mem::MemIo;
 use sluice_run::ring::{events, exchanges};
@@ -69,11 +71,32 @@ struct Lab {
     _publisher: Publisher,
 }
 
+/// Learns all at once.
+#[derive(Default)]
+struct Quick(Mutex<Option<Classroom>>);
+
+impl Learner for Quick {
+    fn attend(&self, _: WorkerId, _: Now) {
+        let mut classroom = self.0.lock().unwrap();
+        let Some(classroom) = classroom.as_mut() else { return };
+        while let Ok(lesson) = classroom.lessons.pop() {
+            let Some(ticket) = lesson.ticket else { continue };
+            classroom.releases.push(Release { ticket, known: true }).unwrap();
+        }
+    }
+
+    fn ring(&self) {}
+}
+
 impl Lab {
     fn new() -> Self {
+        Self::with(Arc::new(()))
+    }
+
+    fn with(learner: Arc<dyn Learner>) -> Self {
         let mut publisher = Publisher::default();
         publisher.publish(tables()).unwrap();
-        let (answers, classroom) = answers(Bell::new(|| {}));
+        let (answers, classroom) = answers(WorkerId(0), learner);
         let (wanted, _) = RingBuffer::new(8);
         let exchange = exchanges(1, 8).remove(0);
         let ends = Ends { tables: publisher.subscribe(), events: events(64).0, exchange, wanted, answers };
@@ -140,6 +163,19 @@ fn an_answer_leaves_when_its_addresses_are_known() {
     assert_eq!(lab.sent(), 1);
     assert!(lab.balanced());
     assert_eq!(lab.worker.state.counters.dns_held, 0);
+}
+
+#[test]
+fn what_the_worker_learns_itself_leaves_in_its_next_turn() {
+    let quick = Arc::new(Quick::default());
+    let mut lab = Lab::with(Arc::clone(&quick) as Arc<dyn Learner>);
+    let (_, nobody) = answers(WorkerId(0), Arc::new(()));
+    *quick.0.lock().unwrap() = Some(std::mem::replace(&mut lab.classroom, nobody));
+    lab.ask(7, WANTED, 40);
+    assert_eq!(lab.sent(), 0);
+    lab.turn();
+    assert_eq!(lab.sent(), 1);
+    assert!(lab.balanced());
 }
 
 #[test]

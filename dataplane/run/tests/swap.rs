@@ -76,7 +76,7 @@ fn publish_all(publisher: &mut Publisher, over: &AtomicBool) {
         let version = publisher.publish(generation(n)).unwrap();
         // Every other one is followed by the next at once.
         if n.is_multiple_of(2) {
-            assert!(publisher.wait_seen(version, Duration::from_secs(20)), "the worker stands still");
+            assert!(publisher.seen().wait(version, Duration::from_secs(20)), "the worker stands still");
         }
     }
     over.store(true, Ordering::Release);

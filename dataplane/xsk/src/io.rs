@@ -64,6 +64,12 @@ struct Slot {
     large_lost: u64,
 }
 
+impl Slot {
+    fn has_come(&mut self) -> bool {
+        self.socket.as_mut().is_some_and(|socket| socket.rx.has_come())
+    }
+}
+
 /// A large frame so far. `None`: there was no buffer, or it is too large; its pieces are thrown away.
 #[derive(Clone, Copy, Debug)]
 struct Gathering {
@@ -432,6 +438,11 @@ impl PacketIo for XskIo {
         }
     }
 
+    fn has_come(&mut self) -> bool {
+        // Where the kernel polls the device only when it is asked, a whole turn asks it.
+        self.config.busy_poll > 0 || self.slots.iter_mut().any(Slot::has_come)
+    }
+
     fn wait(&mut self, most: Duration) {
         let mut fds: ArrayVec<libc::pollfd, 64> = self
             .slots
@@ -440,7 +451,7 @@ impl PacketIo for XskIo {
             .map(|socket| libc::pollfd { fd: socket.raw(), events: libc::POLLIN, revents: 0 })
             .take(64)
             .collect();
-        sys::poll(&mut fds, i32::try_from(most.as_millis()).unwrap_or(i32::MAX));
+        sys::poll(&mut fds, most);
     }
 }
 

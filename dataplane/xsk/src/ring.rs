@@ -127,6 +127,14 @@ impl<T: Copy> Ring<T> {
         value
     }
 
+    /// Is there an entry, for the side that empties?
+    pub(crate) fn has_come(&mut self) -> bool {
+        if self.mine == self.theirs {
+            self.theirs = self.counter(self.offset.producer).load(Ordering::Acquire);
+        }
+        self.mine != self.theirs
+    }
+
     #[inline]
     pub(crate) fn release(&self) {
         self.counter(self.offset.consumer).store(self.mine, Ordering::Release);

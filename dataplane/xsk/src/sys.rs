@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 pub(crate) const FILL: i32 = libc::XDP_UMEM_FILL_RING;
 pub(crate) const COMPLETION: i32 = libc::XDP_UMEM_COMPLETION_RING;
@@ -161,11 +162,13 @@ pub(crate) fn kick_rx(fd: &OwnedFd) {
     };
 }
 
-/// Wait until one of the sockets has something, at most so many milliseconds.
-pub(crate) fn poll(fds: &mut [libc::pollfd], milliseconds: i32) {
+/// Wait until one of the sockets has something, at most so long.
+pub(crate) fn poll(fds: &mut [libc::pollfd], most: Duration) {
     let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
-    // SAFETY: pointer and count describe the slice, which lives through the call.
-    unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) };
+    let seconds = libc::time_t::try_from(most.as_secs()).unwrap_or(libc::time_t::MAX);
+    let most = libc::timespec { tv_sec: seconds, tv_nsec: most.subsec_nanos().into() };
+    // SAFETY: pointer and count describe the slice, which lives through the call, as does the time; no signal mask is given.
+    unsafe { libc::ppoll(fds.as_mut_ptr(), count, &raw const most, std::ptr::null()) };
 }
 
 /// The number of an interface of our network namespace.

@@ -1,10 +1,15 @@
 //! Names, as the one thread beside the workers sees to them: lessons in, addresses out, answers let go.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use serde_json::Value;
 use sluice_core::tables::record::Change;
 use sluice_core::time::Now;
-use sluice_feed::message::{ToControl, WantedSet};
+use sluice_core::verdict::WorkerId;
+use sluice_feed::message::ToControl;
 
 use super::Housekeeping;
 use crate::names::Learning;
@@ -18,6 +23,8 @@ const WRITE_EVERY: u64 = 2 * Now::SECOND;
 const MOST_SWEPT: usize = 1000;
 /// Lessons of one worker before the others' turn.
 const LESSONS_A_TURN: usize = 256;
+/// What the slowest worker needs for a burst, with room to spare.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// What goes on about names beside learning.
 #[derive(Debug, Default)]
@@ -38,83 +45,67 @@ impl Housekeeping {
         let known = self.settings.known_names.as_deref().map(store::read_known);
         for (found, what) in [(last, "of the last process"), (known, "known beforehand")] {
             match found {
-                Some(Ok(names)) => names.iter().for_each(|pair| self.learning.remember(pair, now)),
+                Some(Ok(names)) => {
+                    let mut work = self.desk.sit();
+                    names.iter().for_each(|pair| work.learning.remember(pair, now));
+                }
                 Some(Err(why)) => tracing::warn!("names {what} are lost: {why}"),
                 None => {}
             }
         }
     }
 
-    /// One turn of learning. First of all: an answer waits for it.
+    /// One turn of learning: what workers left undone, and what time brings.
     pub(super) fn learn(&mut self, now: Now) {
-        for (index, worker) in self.workers.iter_mut().enumerate() {
-            for _ in 0..LESSONS_A_TURN {
-                let Ok(lesson) = worker.classroom.lessons.pop() else { break };
-                self.learning.hear(index, &lesson, now);
-            }
+        let desk = Arc::clone(&self.desk);
+        let mut work = desk.sit();
+        for worker in (0..).map(WorkerId).take(self.workers.len()) {
+            work.hear(worker, LESSONS_A_TURN, now);
         }
-        self.learning.turn(now);
-        self.sweep_names(now);
-        let changes = self.learning.changes();
-        let live = match self.publish(changes.clone()) {
-            Ok(live) => live,
-            Err(why) => {
-                tracing::error!("what was learned does not fit: {why}");
-                self.learning.unpublished(&changes);
-                false
-            }
-        };
-        self.release_answers(now, live);
-        if let Some(control) = &mut self.control {
-            let sets: Vec<WantedSet> = self.learning.questions();
-            if !sets.is_empty() {
-                control.send(&ToControl::Wanted { sets, whole: false });
-            }
+        work.learning.turn(now);
+        self.sweep_names(&mut work.learning, now);
+        work.publish_learned();
+        work.publisher.settle();
+        work.give_up(now);
+        let sets = work.learning.questions();
+        self.write_names(&mut work.learning, now);
+        let awaited = work.let_go();
+        drop(work);
+        if let Some(version) = awaited
+            && self.seen.wait(version, A_MOMENT)
+        {
+            desk.sit().let_go();
         }
-        self.write_names(now);
-    }
-
-    pub(super) fn release_answers(&mut self, now: Now, live: bool) {
-        for (worker, release) in self.learning.releases(now, live) {
-            // A worker that does not take it gives up waiting by itself.
-            let _ = self.workers[worker].classroom.releases.push(release);
+        if let Some(control) = &mut self.control
+            && !sets.is_empty()
+        {
+            control.send(&ToControl::Wanted { sets, whole: false });
         }
     }
 
-    /// What control says (and what is to be there before), with what follows for addresses of names: all is live at once, or
-    /// nothing.
+    /// What control says, live on every worker with what follows for names.
     pub(super) fn publish_with_names(
         &mut self,
         first: Vec<Change>,
         changes: &[Change],
     ) -> Result<(), String> {
-        self.learning.take(changes);
-        let learned = self.learning.changes();
-        let mut all = first;
-        all.extend(changes.iter().chain(&learned).cloned());
-        match self.publish(all) {
-            Ok(live) => {
-                self.release_answers(self.clock.now(), live);
-                Ok(())
-            }
-            Err(why) => {
-                let told: Vec<Change> = self.told.values().cloned().collect();
-                self.learning.start_over(&told);
-                Err(why)
-            }
-        }
+        let told = || self.told.values().cloned().collect();
+        let version = self.desk.sit().publish_with_names(first, changes, told)?;
+        self.wait_seen(version);
+        self.desk.sit().let_go();
+        Ok(())
     }
 
     /// Which addresses whose time is over do flows still live on?
-    fn sweep_names(&mut self, now: Now) {
+    fn sweep_names(&mut self, learning: &mut Learning, now: Now) {
         if let Some((alive, idle)) = self.chores.sweep.as_mut().and_then(Sweep::result) {
             self.chores.sweep = None;
-            alive.iter().for_each(|ip| self.learning.book.sighted(*ip, now));
-            idle.iter().for_each(|ip| self.learning.forget(*ip));
+            alive.iter().for_each(|ip| learning.book.sighted(*ip, now));
+            idle.iter().for_each(|ip| learning.forget(*ip));
         }
         if self.chores.sweep.is_none() && now.0.saturating_sub(self.chores.swept_at.0) > SWEEP_EVERY {
             self.chores.swept_at = now;
-            let among = self.learning.book.idle(now, MOST_SWEPT);
+            let among = learning.book.idle(now, MOST_SWEPT);
             if !among.is_empty() {
                 self.chores.sweep = Some(Sweep::start(self.workers.iter().map(|w| &w.handle), among));
             }
@@ -122,19 +113,19 @@ impl Housekeeping {
     }
 
     /// Write down what is known, a step a turn, and the file on a thread of its own.
-    fn write_names(&mut self, now: Now) {
+    fn write_names(&mut self, learning: &mut Learning, now: Now) {
         let Some(path) = self.settings.snapshot.as_deref().map(store::path) else { return };
         let chores = &mut self.chores;
         if chores.written.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
-        let due = self.learning.book.changed && now.0.saturating_sub(chores.wrote_at.0) > WRITE_EVERY;
+        let due = learning.book.changed && now.0.saturating_sub(chores.wrote_at.0) > WRITE_EVERY;
         if chores.writing.is_none() && due {
-            self.learning.book.changed = false;
+            learning.book.changed = false;
             chores.wrote_at = now;
             chores.writing = Some(Writing::default());
         }
-        if !chores.writing.as_mut().is_some_and(|writing| writing.step(&self.learning.book, now)) {
+        if !chores.writing.as_mut().is_some_and(|writing| writing.step(&learning.book, now)) {
             return;
         }
         let Some(writing) = chores.writing.take() else { return };
@@ -152,7 +143,7 @@ impl Housekeeping {
             drop(thread.join());
         }
         let (mut writing, now) = (Writing::default(), self.clock.now());
-        while !writing.step(&self.learning.book, now) {}
+        while !writing.step(&self.desk.sit().learning.book, now) {}
         if let Err(error) = writing.write(&path) {
             tracing::warn!("cannot write names to {}: {error}", path.display());
         }
@@ -160,14 +151,24 @@ impl Housekeeping {
 
     /// A control process that has just come must know which identities are in use before it says anything.
     pub(super) fn greet_control(&mut self) {
-        let sets = self.learning.all_wanted();
+        let (mut sets, mut place) = (BTreeSet::new(), Some(0));
+        // What was to be asked is among them.
+        self.desk.sit().learning.questions();
+        while let Some(from) = place {
+            place = self.desk.sit().learning.all_wanted(from, &mut sets);
+        }
         if let Some(control) = &mut self.control {
-            control.send(&ToControl::Wanted { sets, whole: true });
+            control.send(&ToControl::Wanted { sets: sets.into_iter().collect(), whole: true });
         }
     }
-}
 
-/// An empty book.
-pub(super) fn start() -> (Learning, Chores) {
-    (Learning::default(), Chores::default())
+    /// At most so many names, for `sluice names`.
+    pub(super) fn show_names(&self, most: usize) -> String {
+        let (mut names, mut place) = (Vec::new(), Some(0));
+        while let Some(from) = place.filter(|_| names.len() < most) {
+            place = self.desk.sit().learning.show(self.clock.now(), from, &mut names);
+        }
+        names.truncate(most);
+        Value::from(names).to_string()
+    }
 }

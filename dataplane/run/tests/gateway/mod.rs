@@ -12,13 +12,15 @@ mod script;
 #[path = "../../../fuzz/swallow/world.rs"]
 pub mod world;
 
+use std::sync::Arc;
+
 use rtrb::{Consumer, RingBuffer};
 use sluice_core::packet::{Packet, PortId};
 use sluice_core::parse::{Headers, parse};
 use sluice_core::state::{Config, State};
 use sluice_core::tables::record::{Change, Settings};
 use sluice_core::verdict::WorkerId;
-use sluice_run::answers::{Bell, Classroom, answers};
+use sluice_run::answers::{Classroom, answers};
 use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
 use sluice_run::io::fault::{FaultIo, Rates};
@@ -67,7 +69,7 @@ impl Gateway {
         let (ask, wanted) = RingBuffer::new(64);
         let config = Config { worker: id, ..Config::new(4096, [1, 2, 3, 4]) };
         let io = FaultIo::new(MemIo::new(2, BUFFERS), rates, seed);
-        let (answers, classroom) = answers(Bell::new(|| ()));
+        let (answers, classroom) = answers(id, Arc::new(()));
         let ends = Ends { tables: publisher.subscribe(), events: sender, exchange, wanted: ask, answers };
         let worker = Worker::new(io, State::new(config), ends, Idle::Poll);
         Self { worker, events, wanted, _classroom: classroom, arrived: 0 }
