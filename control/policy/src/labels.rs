@@ -13,6 +13,11 @@ pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
 
+/// Is this a label that is given to endpoints by what they are, whatever their own labels say?
+pub fn is_given(key: &str) -> bool {
+    matches!(key, NAMESPACE | CLUSTER | SERVICE_ACCOUNT) || key.starts_with(NAMESPACE_LABELS)
+}
+
 /// `k8s:app=web`, `reserved:host`, `cidr:10.0.0.0/8`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label {
@@ -186,10 +191,20 @@ impl Selector {
         self.0.push(Requirement { source: source.to_owned(), key: key.to_owned(), operator });
     }
 
-    /// Demand a value, whatever else was demanded of the key.
-    pub fn force(&mut self, key: &str, value: &str) {
-        self.0.retain(|requirement| requirement.key != key);
+    /// Demand a value in the place of the one that labels of these sources demand. What expressions demand stays.
+    /// Returned is the value that is no longer asked for.
+    pub fn force(&mut self, sources: &[&str], key: &str, value: &str) -> Option<String> {
+        let mut replaced = None;
+        self.0.retain(|own| match &own.operator {
+            Operator::In(values) if own.key == key && sources.contains(&own.source.as_str()) => {
+                let [one] = values.as_slice() else { return true };
+                replaced = Some(one.clone()).filter(|one| one != value);
+                false
+            }
+            Operator::In(_) | Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => true,
+        });
         self.and("k8s", key, Operator::In(vec![value.to_owned()]));
+        replaced
     }
 
     pub fn mentions(&self, test: impl Fn(&Requirement) -> bool) -> bool {

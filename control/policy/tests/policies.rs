@@ -80,7 +80,8 @@ fn every_mistake_is_told_with_its_place() {
 
 #[test]
 fn ports_are_numbers_or_names_of_services() {
-    let wrong = ["http s", "", "-http", "http-", "ht--tp", "a-name-too-long-", "ünder"];
+    let wrong =
+        ["http s", "", "-http", "http-", "ht--tp", "a-name-too-long-", "ünder", "+80", "080", "65536"];
     let right = ["http", "HTTP", "http-alt", "a", "9p"];
     let kubernetes = |port: &str| {
         format!(
@@ -99,6 +100,90 @@ fn ports_are_numbers_or_names_of_services() {
     // One mistake hides no other.
     let told = mistakes(&cnp("  ingress: [{toPorts: [{ports: [{port: 'http s'}]}], icmps: [{fields: []}]}]"));
     assert_eq!(told.len(), 2, "{told:?}");
+}
+
+#[test]
+fn a_list_of_no_ports_is_no_port_and_denies_all() {
+    for ports in ["{}", "{ports: []}"] {
+        let none = &mut judge(&cnp(&format!("  ingress: [{{fromEntities: [all], toPorts: [{ports}]}}]")));
+        assert_eq!(reason(none, "shop/client", "shop/web", "TCP", 80), 133, "{ports} opens nothing");
+        let all = &mut judge(&cnp(&format!(
+            "  ingress: [{{fromEntities: [all]}}]\n  ingressDeny: [{{fromEntities: [all], toPorts: [{ports}]}}]"
+        )));
+        assert_eq!(reason(all, "shop/client", "shop/web", "TCP", 80), 181, "{ports} keeps out");
+    }
+}
+
+#[test]
+fn labels_of_a_pod_do_not_say_where_it_is_or_as_whom_it_runs() {
+    let false_labels = "app: client, io.kubernetes.pod.namespace: elsewhere, io.cilium.k8s.policy.cluster: west, \
+                        io.cilium.k8s.policy.serviceaccount: root, io.cilium.k8s.namespace.labels.team: b";
+    let liar = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: liar, namespace: shop, labels: {{{false_labels}}}}}\nstatus: {{podIP: 10.0.0.66}}\n---\n"
+    );
+    for label in [
+        "io.kubernetes.pod.namespace: elsewhere",
+        "io.cilium.k8s.policy.cluster: west",
+        "io.cilium.k8s.policy.serviceaccount: root",
+        "io.cilium.k8s.namespace.labels.team: b",
+    ] {
+        let policy = cnp(&format!("  ingress: [{{fromEndpoints: [{{matchLabels: {{{label}}}}}]}}]"));
+        assert_eq!(
+            reason(&mut judge(&(liar.clone() + &policy)), "shop/liar", "shop/web", "TCP", 80),
+            133,
+            "{label}"
+        );
+    }
+    let own = cnp("  ingress: [{fromEndpoints: [{matchLabels: {app: client}}]}]");
+    assert_eq!(reason(&mut judge(&(liar + &own)), "shop/liar", "shop/web", "TCP", 80), 0);
+}
+
+#[test]
+fn peers_of_those_who_are_not_known_yet_may_be_anywhere() {
+    let policy = |subject: &str| {
+        ccnp(&format!(
+            "  endpointSelector: {{matchLabels: {{{subject}: ''}}}}\n  ingress: [{{fromEndpoints: [{{}}]}}]"
+        ))
+    };
+    let init = &mut judge(&policy("'reserved:init'"));
+    assert_eq!(reason(init, "198.51.100.1", "reserved:init", "TCP", 80), 0);
+    let health = &mut judge(&policy("'reserved:health'"));
+    assert_eq!(reason(health, "198.51.100.1", "reserved:health", "TCP", 80), 133);
+    assert_eq!(reason(health, "shop/client", "reserved:health", "TCP", 80), 0);
+}
+
+#[test]
+fn what_expressions_say_of_the_namespace_stays() {
+    let other = |subject: &str| cnp("  ingress: [{}]").replace("{matchLabels: {app: web}}", subject);
+    for (subject, expected) in [
+        (
+            "{matchExpressions: [{key: 'k8s:io.kubernetes.pod.namespace', operator: NotIn, values: [shop]}]}",
+            0,
+        ),
+        ("{matchExpressions: [{key: io.kubernetes.pod.namespace, operator: In, values: [shop, bank]}]}", 133),
+        ("{matchLabels: {io.kubernetes.pod.namespace: bank}}", 0),
+        ("{matchLabels: {'k8s:io.kubernetes.pod.namespace': bank}}", 133),
+    ] {
+        let judge = &mut judge(&other(subject));
+        assert_eq!(reason(judge, "198.51.100.1", "shop/web", "TCP", 80), expected, "{subject}");
+    }
+}
+
+#[test]
+fn a_header_is_told_from_its_value_by_a_space() {
+    let rule = |header: &str| {
+        cnp(&format!(
+            "  ingress: [{{fromEntities: [all], toPorts: [{{ports: [{{port: '80', protocol: TCP}}], rules: {{http: [{{headers: ['{header}']}}]}}}}]}}]"
+        ))
+    };
+    let asked = json!({"from": "shop/client", "to": "shop/web", "port": 80, "http": {"headers": {"X-Token": "a: b"}}});
+    for (header, expected) in
+        [("X-Token: a: b", 0), ("X-Token a: b", 0), ("X-Token", 0), ("X-Token:a: b", 133), ("X-Token:", 133)]
+    {
+        assert_eq!(shop::number(&shop::say(&mut judge(&rule(header)), asked.clone())), expected, "{header}");
+    }
+    let (_, problems) = objects::parse("t.yaml", &rule("X-Token:a"), &Options::default().limits);
+    assert!(problems.warnings.iter().any(|one| one.what.contains("without a space")), "{problems:?}");
 }
 
 #[test]
@@ -161,6 +246,14 @@ fn impossible_combinations_are_mistakes() {
             "terminatingTLS",
         ),
         ("ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}]}]", "outside 10.0.0.0/8"),
+        ("ingress: [{toPorts: [{ports: [{port: '0', endPort: 80}]}]}]", "port 0 is every port already"),
+        ("egress: [{toFQDNs: [{matchName: a..b}]}]", "is no DNS name"),
+        ("egress: [{toFQDNs: [{matchPattern: '.*.b'}]}]", "is no DNS name"),
+        ("ingress: [{toPorts: [{rules: {http: [{}]}}]}]", "http rules need a port"),
+        (
+            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {kafka: [{apiVersion: '-1'}]}}]}]",
+            "no number up to 32767",
+        ),
     ] {
         let told = mistakes(&cnp(&format!("  {rule}")));
         assert!(told.iter().any(|line| line.contains(wrong)), "{rule}: {told:#?}");

@@ -11,7 +11,7 @@ use super::slots::{Key, Role};
 use crate::decode::{host, masked};
 use crate::fqdn;
 use crate::identity::{HOST, KUBE_APISERVER, REMOTE_NODE, RESERVED, Scope, WORLD, WORLD_IPV4, WORLD_IPV6};
-use crate::labels::{CLUSTER, Label, LabelSet, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT};
+use crate::labels::{self, CLUSTER, Label, LabelSet, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT};
 use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
 
@@ -244,7 +244,11 @@ impl Engine {
     /// The identity labels of an endpoint: its own as far as they tell identities apart, its namespace's, and where it
     /// is.
     pub fn endpoint_labels(&self, endpoint: &Endpoint) -> LabelSet {
-        let own = endpoint.labels.iter().filter(|(key, _)| self.settings.filter.is_relevant(key));
+        // Who writes a pod's labels decides neither where it is nor as whom it runs.
+        let own = endpoint
+            .labels
+            .iter()
+            .filter(|(key, _)| !labels::is_given(key) && self.settings.filter.is_relevant(key));
         let mut labels: LabelSet = own.map(|(key, value)| Label::k8s(key, value)).collect();
         labels.insert(Label::k8s(NAMESPACE, &endpoint.namespace));
         labels.insert(Label::k8s(CLUSTER, &self.settings.cluster));

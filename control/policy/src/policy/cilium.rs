@@ -1,7 +1,7 @@
 //! CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy. Every field is read; what cannot be enforced is refused or
 //! dropped, never ignored.
 
-use super::peers::{self, is_empty_list};
+use super::peers::{self, Home, is_empty_list};
 use super::ports::{PortRules, icmp_rules, port_rules};
 use super::{Direction, Effect, Peer, Peers, Policy, Ports, Rule, Source, Spot, Subject, Tier};
 use crate::decode::{Fields, Place, Problems};
@@ -46,15 +46,20 @@ pub fn read(
         fields.error(node, "spec or specs is needed");
     }
     let reading = |(spec, place): (&Node, Place)| {
-        Spec { source: &source, namespace: namespace.as_deref() }.read(spec, place, fields.problems)
+        let namespace = namespace.as_deref();
+        let home = namespace.map_or(Home::AnyNamespace, Home::Namespace);
+        Spec { source: &source, namespace, home }.read(spec, place, fields.problems)
     };
     specs.into_iter().filter_map(reading).collect()
 }
 
+#[derive(Clone, Copy)]
 struct Spec<'a> {
     source: &'a Source,
     /// `None`: clusterwide.
     namespace: Option<&'a str>,
+    /// What selectors of peers are limited to that say nothing of namespaces.
+    home: Home<'a>,
 }
 
 impl Spec<'_> {
@@ -62,6 +67,13 @@ impl Spec<'_> {
         let at = Spot::new(node, &place);
         let mut fields = Fields::new(node, place, problems);
         let subject = self.subject(&mut fields);
+        // Who is not known yet has no namespace, and neither need its peers.
+        let is_init = |subject: &Subject| {
+            let Subject::Endpoints(selector) = subject else { return false };
+            selector.mentions(|own| own.source == "reserved" && own.key == "init")
+        };
+        let open = self.namespace.is_none() && subject.as_ref().is_some_and(is_init);
+        let this = if open { Self { home: Home::Anywhere, ..*self } } else { *self };
         let defaults = fields.object("enableDefaultDeny").map(|(node, place)| {
             let mut fields = Fields::new(node, place, fields.problems);
             let flags = [fields.flag("ingress"), fields.flag("egress")];
@@ -74,7 +86,7 @@ impl Spec<'_> {
             for (index, (item, place)) in fields.list(list).unwrap_or_default().into_iter().enumerate() {
                 any = true;
                 seen[usize::from(direction == Direction::Egress)] = true;
-                let found = self.rule(item, place.clone(), direction, list, index, deny, fields.problems);
+                let found = this.rule(item, place.clone(), direction, list, index, deny, fields.problems);
                 if matches!(subject, Some(Subject::Nodes(_))) {
                     host_rules(item, &place, &found, fields.problems);
                 }
@@ -101,8 +113,11 @@ impl Spec<'_> {
                 let mut fields = Fields::new(node, place, fields.problems);
                 let mut selector = Selector::read(&mut fields);
                 // A clusterwide policy is about whatever it selects, health checks and the ingress included.
-                if let Some(namespace) = self.namespace {
-                    selector.force(NAMESPACE, namespace);
+                if let Some(namespace) = self.namespace
+                    && let Some(other) = selector.force(&["k8s"], NAMESPACE, namespace)
+                {
+                    let what = format!("selects in {namespace}, the policy's own namespace, not in {other}");
+                    fields.warn(node, what);
                 }
                 Some(Subject::Endpoints(selector))
             }
@@ -259,7 +274,7 @@ impl Spec<'_> {
         for (item, place) in fields.list(key).unwrap_or_default() {
             match key {
                 "fromEndpoints" | "toEndpoints" => {
-                    found.push(peers::endpoints(item, place, self.namespace, fields.problems));
+                    found.push(peers::endpoints(item, place, self.home, fields.problems));
                 }
                 "fromCIDRSet" | "toCIDRSet" => found.extend(peers::cidr_set(item, place, fields.problems)),
                 "fromNodes" | "toNodes" => found.push(peers::nodes(item, place, fields.problems)),

@@ -24,7 +24,7 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
     let at = Spot::new(spec, &place);
     let mut fields = Fields::new(spec, place, whole.problems);
     let mut subject = selector(&mut fields, "podSelector").unwrap_or_default();
-    subject.force(NAMESPACE, &namespace);
+    subject.force(&["", "k8s"], NAMESPACE, &namespace);
     let (ingress, egress) = (fields.list("ingress"), fields.list("egress"));
     let types: Vec<String> = fields.texts("policyTypes").into_iter().map(|(text, _, _)| text).collect();
     fields.deny_unknown();

@@ -8,16 +8,28 @@ use crate::identity::holds;
 use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
 use crate::tree::{Node, Value};
 
-/// A selector of peers, with what Cilium adds: the policy's own namespace, or for clusterwide policies that there is one.
-pub fn endpoints(node: &Node, place: Place, namespace: Option<&str>, problems: &mut Problems) -> Peer {
+/// Where a selector of peers looks that says nothing of namespaces.
+#[derive(Clone, Copy, Debug)]
+pub enum Home<'a> {
+    /// In the policy's own.
+    Namespace(&'a str),
+    /// In all, which the world has none of: policies for the whole cluster.
+    AnyNamespace,
+    /// Anywhere, outside too.
+    Anywhere,
+}
+
+/// A selector of peers, with what Cilium adds to it.
+pub fn endpoints(node: &Node, place: Place, home: Home<'_>, problems: &mut Problems) -> Peer {
     let mut fields = Fields::new(node, place, problems);
     let mut selector = Selector::read(&mut fields);
     let names_namespace = selector.mentions(|r| r.key == NAMESPACE || r.key.starts_with(NAMESPACE_LABELS));
     let reserved = selector.mentions(|r| r.source == "reserved");
     if !names_namespace && !reserved {
-        match namespace {
-            Some(namespace) => selector.and("k8s", NAMESPACE, Operator::In(vec![namespace.to_owned()])),
-            None => selector.and("k8s", NAMESPACE, Operator::Exists),
+        match home {
+            Home::Namespace(own) => selector.and("k8s", NAMESPACE, Operator::In(vec![own.to_owned()])),
+            Home::AnyNamespace => selector.and("k8s", NAMESPACE, Operator::Exists),
+            Home::Anywhere => {}
         }
     }
     Peer::Endpoints(selector)
@@ -180,7 +192,8 @@ pub fn pattern(node: &Node, place: Place, problems: &mut Problems) -> Option<Str
         }
     };
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || (stars && c == '*');
-    if text.is_empty() || text.len() > 255 || !text.chars().all(fits) {
+    let labels = text.strip_suffix('.').unwrap_or(&text).split('.');
+    if text.len() > 255 || !text.chars().all(fits) || labels.clone().any(str::is_empty) {
         fields.error(node, format!("{text:?} is no DNS name{}", if stars { " or pattern" } else { "" }));
         return None;
     }

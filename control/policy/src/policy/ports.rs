@@ -21,9 +21,6 @@ pub fn port_rules(
     deny: bool,
     problems: &mut Problems,
 ) -> PortRules {
-    if items.is_empty() {
-        return vec![(Ports::All, None)];
-    }
     items.iter().map(|(node, place)| port_rule(node, place.clone(), direction, deny, problems)).collect()
 }
 
@@ -43,8 +40,13 @@ fn port_rule(
     for (port, place) in &listed {
         specs.extend(port_spec(port, place.clone(), fields.problems));
     }
-    if listed.is_empty() {
-        specs.extend([6, 17, 132].map(|proto| PortSpec { proto, port: PortName::Range(0, u16::MAX) }));
+    match (listed.is_empty(), deny) {
+        (true, false) => fields.warn(node, "names no port, so it allows nothing; port 0 is all of them"),
+        (true, true) => {
+            fields.warn(node, "names no port, so it denies all of them");
+            specs.extend([6, 17, 132].map(|proto| PortSpec { proto, port: PortName::Range(0, u16::MAX) }));
+        }
+        (false, _) => {}
     }
     let above = if deny { None } else { above::read(&mut fields, direction, &specs) };
     fields.deny_unknown();
@@ -71,9 +73,13 @@ fn port_spec(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec
             }
         },
     };
-    let port = match port.parse::<u16>() {
-        Ok(0) => PortName::Range(0, u16::MAX),
-        Ok(first) => {
+    let port = match number(&port) {
+        Some(0) if end.is_some_and(|end| end != 0) => {
+            fields.error(node, "port 0 is every port already; endPort has no place beside it");
+            return Vec::new();
+        }
+        Some(0) => PortName::Range(0, u16::MAX),
+        Some(first) => {
             let last = end.filter(|end| *end != 0).unwrap_or(first);
             if last < first {
                 fields.error(node, format!("endPort {last} is below port {first}"));
@@ -81,7 +87,7 @@ fn port_spec(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec
             }
             PortName::Range(first, last)
         }
-        Err(_) => match named(&port) {
+        None => match named(&port) {
             Some(named) if end.is_none() => named,
             Some(_) => {
                 fields.error(node, "endPort needs a numeric port");
@@ -94,6 +100,11 @@ fn port_spec(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec
         },
     };
     protos.into_iter().map(|proto| PortSpec { proto, port: port.clone() }).collect()
+}
+
+/// A port as people write it: without a sign, and without zeros before it, which are octal to some.
+fn number(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|number: &u16| number.to_string() == text)
 }
 
 /// A port by its name: of 15 letters, digits and single hyphens at most, with a letter among them, as services are

@@ -17,7 +17,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    fn learn(&mut self, name: &str, ips: &[IpAddr], lives: Option<f64>) {
+    /// Beyond `most` addresses of the name those that would end first make room.
+    fn learn(&mut self, name: &str, ips: &[IpAddr], lives: Option<f64>, most: usize) {
         let addresses = self.known.entry(name.to_owned()).or_default();
         for ip in ips {
             let deadline = lives.map(|seconds| self.now + seconds);
@@ -27,6 +28,12 @@ impl Names {
                 (Some(old), Some(new)) => Some(old.max(new)),
                 (None, _) | (_, None) => None,
             };
+        }
+        let end = |known: &Option<f64>| known.unwrap_or(f64::INFINITY);
+        while addresses.len() > most {
+            let first = addresses.iter().min_by(|(_, a), (_, b)| end(a).total_cmp(&end(b)));
+            let Some(first) = first.map(|(ip, _)| *ip) else { break };
+            addresses.remove(&first);
         }
     }
 
@@ -72,7 +79,8 @@ impl Judge {
             }
         };
         let name = fqdn::normal(name);
-        self.names.learn(&name, &ips, ttl);
+        let most = self.compiled.options.settings.dns.most_per_name;
+        self.names.learn(&name, &ips, ttl, usize::try_from(most).unwrap_or(usize::MAX));
         self.teach(&name)
     }
 

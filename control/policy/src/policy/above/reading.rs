@@ -160,7 +160,7 @@ fn kind(fields: &mut Fields<'_, '_>, direction: Direction, ports: &[PortSpec]) -
 
 fn check_ports(fields: &mut Fields<'_, '_>, kind: &str, ports: &[PortSpec]) {
     let node = fields.node;
-    if ports.iter().any(|spec| spec.port == PortName::Range(0, u16::MAX)) {
+    if ports.is_empty() || ports.iter().any(|spec| spec.port == PortName::Range(0, u16::MAX)) {
         fields.error(node, format!("{kind} rules need a port"));
     }
     if kind != "dns" && ports.iter().any(|spec| spec.proto != 6) {
@@ -189,10 +189,15 @@ fn http_rule(node: &Node, place: Place, problems: &mut Problems) -> HttpRule {
         host: pattern(&mut fields, "host"),
         ..HttpRule::default()
     };
-    for (text, _, _) in fields.texts("headers") {
-        // `Name: value`, `Name value` or the name alone.
-        let (name, value) = text.split_once([':', ' ']).map_or((text.as_str(), ""), |(n, v)| (n, v.trim()));
-        rule.headers.push((name.trim().to_owned(), Some(value.to_owned()).filter(|value| !value.is_empty())));
+    for (text, node, place) in fields.texts("headers") {
+        // `Name: value` or `Name value`; without a space it is a name alone.
+        let (name, value) = text.split_once(' ').map_or((text.as_str(), None), |(n, v)| (n, Some(v)));
+        if value.is_none() && name.contains(':') {
+            let what = format!("without a space this is a header called {name}, which no request has");
+            fields.problems.warnings.push(place.problem(node, what));
+        }
+        let name = if value.is_some() { name.trim_end_matches(':') } else { name };
+        rule.headers.push((name.to_owned(), value.map(str::to_owned)));
     }
     for (node, place) in fields.list("headerMatches").unwrap_or_default() {
         rule.header_matches.extend(header_match(node, place, fields.problems));
@@ -231,7 +236,8 @@ const CONSUME: [i64; 11] = [1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
 
 fn kafka_rule(node: &Node, place: Place, problems: &mut Problems) -> KafkaRule {
     let mut fields = Fields::new(node, place, problems);
-    let (role, key) = (fields.text("role"), fields.text("apiKey"));
+    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let (role, key) = (filled(fields.text("role")), filled(fields.text("apiKey")));
     let (version, client) = (fields.loose_text("apiVersion"), fields.text("clientID"));
     let topic = fields.text("topic");
     fields.deny_unknown();
@@ -239,13 +245,13 @@ fn kafka_rule(node: &Node, place: Place, problems: &mut Problems) -> KafkaRule {
         fields.error(node, "role and apiKey exclude each other");
     }
     let keys = match (role.as_deref(), key.as_deref()) {
-        (Some("produce"), _) => PRODUCE.to_vec(),
-        (Some("consume"), _) => CONSUME.to_vec(),
+        (Some(role), _) if role.eq_ignore_ascii_case("produce") => PRODUCE.to_vec(),
+        (Some(role), _) if role.eq_ignore_ascii_case("consume") => CONSUME.to_vec(),
         (Some(other), _) => {
             fields.error(node, format!("role must be produce or consume, not {other}"));
             Vec::new()
         }
-        (None, None | Some("")) => Vec::new(),
+        (None, None) => Vec::new(),
         (None, Some(name)) => match api_key(name) {
             Some(key) => vec![key],
             None => {
@@ -254,12 +260,12 @@ fn kafka_rule(node: &Node, place: Place, problems: &mut Problems) -> KafkaRule {
             }
         },
     };
-    let version = version.filter(|text| !text.is_empty()).and_then(|text| {
-        let number = text.parse().ok();
+    let version = filled(version).and_then(|text| {
+        let number = text.parse::<u16>().ok().filter(|number| *number <= 0x7FFF);
         if number.is_none() {
-            fields.error(node, format!("apiVersion {text} is no number"));
+            fields.error(node, format!("apiVersion {text} is no number up to 32767"));
         }
-        number
+        number.map(i64::from)
     });
     for (name, value) in [("topic", &topic), ("clientID", &client)] {
         if value.as_ref().is_some_and(|value| value.len() > 255) {
@@ -270,6 +276,5 @@ fn kafka_rule(node: &Node, place: Place, problems: &mut Problems) -> KafkaRule {
     if topic.as_ref().is_some_and(|topic| !topic.chars().all(fits)) {
         fields.error(node, "a topic has letters, digits, '.', '_' and '-' alone");
     }
-    let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
     KafkaRule { keys, version, client: filled(client), topic: filled(topic) }
 }

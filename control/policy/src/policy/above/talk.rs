@@ -27,7 +27,7 @@ pub struct HttpRequest {
 pub struct KafkaRequest {
     pub key: i64,
     pub version: i64,
-    pub topic: Option<String>,
+    pub topics: Vec<String>,
     pub client: String,
 }
 
@@ -70,7 +70,7 @@ pub(super) const API_KEYS: [&str; 34] = [
 ];
 
 /// Requests that name topics.
-const WITH_TOPIC: [i64; 18] = [0, 1, 2, 3, 4, 5, 6, 8, 9, 19, 20, 21, 23, 24, 27, 28, 34, 35];
+const WITH_TOPIC: [i64; 19] = [0, 1, 2, 3, 4, 5, 6, 8, 9, 19, 20, 21, 23, 24, 27, 28, 34, 35, 37];
 
 pub(super) fn api_key(name: &str) -> Option<i64> {
     let lower = name.to_ascii_lowercase();
@@ -100,6 +100,15 @@ impl Talk {
 
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The same for each topic by itself.
+    fn about_one(&self) -> Vec<Self> {
+        let Some(kafka) = self.kafka.as_ref().filter(|kafka| kafka.topics.len() > 1) else {
+            return vec![self.clone()];
+        };
+        let one = |topic: &String| KafkaRequest { topics: vec![topic.clone()], ..kafka.clone() };
+        kafka.topics.iter().map(|topic| Self { kafka: Some(one(topic)), ..self.clone() }).collect()
     }
 }
 
@@ -157,7 +166,13 @@ impl KafkaRequest {
         Ok(Self {
             key: number("api_key")?.ok_or("kafka.api_key must be a number or the name of a request")?,
             version: number("api_version")?.unwrap_or(0),
-            topic: part("topic")?,
+            topics: match value.get("topic") {
+                Some(Value::Array(several)) => {
+                    let texts = several.iter().map(|topic| topic.as_str().map(str::to_owned));
+                    texts.collect::<Option<_>>().ok_or("kafka.topic must be a text or a list of texts")?
+                }
+                _ => part("topic")?.into_iter().collect(),
+            },
             client: part("client_id")?.unwrap_or_default(),
         })
     }
@@ -228,7 +243,7 @@ impl KafkaRule {
     fn fits(&self, request: &KafkaRequest) -> bool {
         let topic = match (&self.topic, WITH_TOPIC.contains(&request.key)) {
             (None, _) | (_, false) => true,
-            (Some(topic), true) => request.topic.as_ref() == Some(topic),
+            (Some(topic), true) => request.topics.contains(topic),
         };
         (self.keys.is_empty() || self.keys.contains(&request.key))
             && self.version.is_none_or(|version| version == request.version)
@@ -237,8 +252,18 @@ impl KafkaRule {
     }
 }
 
-/// What several rules that a flow fits say together; `None` among them asks for nothing.
+/// What several rules that a flow fits say together; `None` among them asks for nothing. A request about several topics
+/// needs leave for each.
 pub fn together<'a>(rules: impl Iterator<Item = Option<&'a Above>> + Clone, talk: &Talk) -> Option<bool> {
+    let parts = talk.about_one();
+    let answers: Vec<Option<bool>> = parts.iter().map(|part| about_one(rules.clone(), part)).collect();
+    match answers.contains(&Some(false)) {
+        true => Some(false),
+        false => answers.iter().all(Option::is_some).then_some(true),
+    }
+}
+
+fn about_one<'a>(rules: impl Iterator<Item = Option<&'a Above>> + Clone, talk: &Talk) -> Option<bool> {
     if rules.clone().any(|rule| rule.is_none()) {
         return Some(true);
     }
