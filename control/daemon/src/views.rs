@@ -509,6 +509,9 @@ fn workers(dataplane: &Value, families: &mut Vec<Family>) {
     ] {
         families.push(Family::counter(name, help).with(&[], sum(field)));
     }
+    let rows = dataplane["tables"]["maglev_rows_pending"].as_u64().unwrap_or(0);
+    families
+        .push(Family::gauge("sluice_maglev_rows_pending", "Maglev rows still to be built.").with(&[], rows));
     families.push(Family::gauge("sluice_flows", "Flows in the tables.").with(&[], sum("flows")));
     families.push(Family::gauge("sluice_flows_max", "Room for flows.").with(&[], sum("flows_max")));
 }

@@ -75,8 +75,8 @@ impl Tables {
         self.apply_with(changes, twin.map_or(Rows::Now, |twin| Rows::Of(&twin.services)))
     }
 
-    /// The same, but where many Maglev rows would have to be built, none is: a flow that needs one waits for it
-    /// ([`crate::verdict::Fate::AwaitRow`], [`service::Services::row_for`]).
+    /// The same, but where many Maglev rows would have to be built, none is: they are built beside the path
+    /// ([`service::Services::bare`]), and a flow that needs one waits for it ([`crate::verdict::Fate::AwaitRow`]).
     pub fn apply_soon(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
         let rows = if self.slots_to_fill(changes) > SLOTS_AT_ONCE { Rows::Later } else { Rows::Now };
         self.apply_with(changes, rows)

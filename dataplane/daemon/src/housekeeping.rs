@@ -167,7 +167,7 @@ impl Housekeeping {
     pub fn run(mut self) -> Result<()> {
         let mut events = Events::with_capacity(64);
         while !self.stop.load(Ordering::Relaxed) {
-            // Rows that services have lost are built in all the time that nothing else wants.
+            // Rows that services lack are built in all the time that nothing else wants.
             let most = match (self.desk.sit().publisher.has_rows_to_build(), self.is_quiet()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => QUIET_TURN,
@@ -477,10 +477,7 @@ impl Housekeeping {
                 }
             }
         }
-        let mut work = self.desk.sit();
-        work.publisher.build_rows(rows);
-        work.publisher.settle();
-        drop(work);
+        self.desk.build_rows(rows);
         neighbours.into_iter().for_each(|wanted| self.ask_for(wanted, now));
     }
 

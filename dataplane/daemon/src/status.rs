@@ -31,6 +31,7 @@ pub fn status(
             "classes": tables.policies.classes(),
             "policy_entries": tables.policies.entries(),
             "services": tables.services.len(),
+            "maglev_rows_pending": tables.services.rows_pending(),
             "routes": tables.routing.routes(),
         },
         "devices": devices.programs().map(device).collect::<Vec<_>>(),

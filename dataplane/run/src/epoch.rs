@@ -2,21 +2,22 @@
 //! changes to the other copy. A worker looks for a new one at the burst boundary, for the price of one atomic load.
 //!
 //! Maglev rows are dear. Where a change asks for many, it goes live without them, and they follow in the same way: those that
-//! flows wait for first, then those of services that had one.
+//! flows wait for first and at once, all others in idle time, many together.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sluice_core::tables::record::{Change, ServiceId};
-use sluice_core::tables::service::{Balanced, Row};
+use sluice_core::tables::service::{Bare, Row};
 use sluice_core::tables::{ApplyError, Tables};
 
 /// A worker that sleeps holds no generation and need not be waited for.
 const PARKED: u64 = u64::MAX;
-/// Rows that are built before anything else is looked at.
+/// Rows that nobody waits for, before anything else is looked at.
 const ROWS_A_TURN: usize = 4;
+/// Such rows that are published together: each time costs every worker a look, and the other copy a catching up.
+const ROWS_TOGETHER: usize = 512;
 /// How long the publisher waits for workers to let go of the older copy before it makes a new one.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Changes that take microseconds.
@@ -116,8 +117,10 @@ pub struct Publisher {
     standby: Arc<Tables>,
     /// What the standby copy lacks: changes, and then rows.
     backlog: (Vec<Change>, Vec<Row>),
-    /// Services that had a row and lost it.
-    bereft: VecDeque<ServiceId>,
+    /// Rows that are built and not published yet.
+    built: Vec<Row>,
+    /// Of the services without a row those from here on have none among `built`.
+    next: ServiceId,
 }
 
 impl Default for Publisher {
@@ -127,7 +130,8 @@ impl Default for Publisher {
             seen: Seen::default(),
             standby: Arc::default(),
             backlog: (Vec::new(), Vec::new()),
-            bereft: VecDeque::new(),
+            built: Vec::new(),
+            next: ServiceId(0),
         }
     }
 }
@@ -142,16 +146,7 @@ impl Publisher {
     /// Publish the current generation with these changes, or change nothing and say why. Returns its version.
     pub fn publish(&mut self, changes: Vec<Change>) -> Result<u64, ApplyError> {
         self.catch_up()?;
-        let current = self.current();
-        let standby = self.standby();
-        standby.apply_soon(&changes)?;
-        let lost = |id: &ServiceId| {
-            let ready = |tables: &Tables| tables.services.service(*id).map(Balanced::is_ready);
-            ready(&current) == Some(true) && ready(standby) == Some(false)
-        };
-        let service = |change: &Change| if let Change::Service(id, _) = change { Some(*id) } else { None };
-        let bereft: Vec<ServiceId> = changes.iter().filter_map(service).filter(lost).collect();
-        self.bereft.extend(bereft);
+        self.standby().apply_soon(&changes)?;
         self.backlog.0 = changes;
         Ok(self.show())
     }
@@ -183,29 +178,52 @@ impl Publisher {
         Ok(())
     }
 
-    /// Build the rows that flows wait for, and some of those that services have lost, and publish them. `None`: there was
-    /// nothing to build.
-    pub fn build_rows(&mut self, wanted: impl IntoIterator<Item = ServiceId>) -> Option<u64> {
+    /// Rows to be built: those of the services that are asked for (true), or if there are none some that nobody waits for.
+    /// They may be built with no hold on the publisher; then [`Self::take_rows`] takes them.
+    pub fn rows_to_build(&mut self, asked: impl IntoIterator<Item = ServiceId>) -> (Vec<Bare>, bool) {
         let current = self.current();
-        let mut rows: Vec<Row> = wanted.into_iter().filter_map(|id| current.services.row_for(id)).collect();
-        while rows.len() < ROWS_A_TURN
-            && let Some(id) = self.bereft.pop_front()
-        {
-            rows.extend(current.services.row_for(id));
+        let services = &current.services;
+        let wanted: Vec<Bare> = asked.into_iter().filter_map(|id| services.bare(id)).collect();
+        if !wanted.is_empty() {
+            return (wanted, true);
         }
-        drop(current);
-        if rows.is_empty() || self.catch_up().is_err() {
+        let some: Vec<ServiceId> = services.bare_from(self.next).take(ROWS_A_TURN).collect();
+        if let Some(last) = some.last() {
+            self.next = ServiceId(last.0.saturating_add(1));
+        }
+        (some.into_iter().filter_map(|id| services.bare(id)).collect(), false)
+    }
+
+    /// Take rows that were built. They are published at once if somebody waits for them (`asked`); else when there are many
+    /// or no more are to be built, and no worker is to be waited for.
+    pub fn take_rows(&mut self, rows: Vec<Row>, asked: bool) -> Option<u64> {
+        self.built.extend(rows);
+        let at_end = self.current().services.bare_from(self.next).next().is_none();
+        let enough = at_end || self.built.len() >= ROWS_TOGETHER;
+        let due = asked || enough && Arc::strong_count(&self.standby) == 1;
+        if at_end && (due || self.built.is_empty()) {
+            // Some before this one may have lost theirs meanwhile.
+            self.next = ServiceId(0);
+        }
+        if self.built.is_empty() || !due {
             return None;
         }
+        self.catch_up().ok()?;
+        let rows = std::mem::take(&mut self.built);
         let standby = self.standby();
         rows.iter().for_each(|row| standby.services.put_row(row));
         self.backlog.1 = rows;
         Some(self.show())
     }
 
-    /// Are there services whose row is to be built without anybody asking?
+    /// Are there rows that are to be built without anybody asking?
     pub fn has_rows_to_build(&self) -> bool {
-        !self.bereft.is_empty()
+        self.rows_pending() > 0
+    }
+
+    /// Rows that workers do not see yet.
+    pub fn rows_pending(&self) -> usize {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).services.rows_pending()
     }
 
     pub fn current(&self) -> Arc<Tables> {

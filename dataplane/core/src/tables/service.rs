@@ -3,6 +3,7 @@
 mod balanced;
 mod packet_hash;
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use core::net::Ipv6Addr;
 
@@ -51,6 +52,8 @@ pub struct Services {
     addresses: HashMap<u128, u32, Hashing>,
     /// Shared by the copies of the tables: a Maglev row is built once.
     services: HashMap<u32, Arc<Balanced>, Hashing>,
+    /// Those whose row is still to be built.
+    bare: BTreeSet<ServiceId>,
     /// How many services have a backend here.
     backends: HashMap<Packed, u32, Hashing>,
     seeds: [u32; 3],
@@ -62,6 +65,7 @@ impl Default for Services {
             frontends: HashMap::with_hasher(hashing()),
             addresses: HashMap::with_hasher(hashing()),
             services: HashMap::with_hasher(hashing()),
+            bare: BTreeSet::new(),
             backends: HashMap::with_hasher(hashing()),
             seeds: maglev::DEFAULT_SEEDS,
         }
@@ -102,10 +106,20 @@ impl Services {
         self.backends.contains_key(&packed(ip, port, proto))
     }
 
-    /// Build the row that this service lacks. The copy that workers see stays as it is; see [`Self::put_row`].
-    pub fn row_for(&self, id: ServiceId) -> Option<Row> {
+    /// What the row of this service is to be built from, if it lacks one; it is put in by [`Self::put_row`].
+    pub fn bare(&self, id: ServiceId) -> Option<Bare> {
         let service = self.services.get(&id.0).filter(|service| !service.is_ready())?;
-        Some(Row { id, built: Arc::new(Balanced::new(&service.record, self.seeds[0])), seed: self.seeds[0] })
+        Some(Bare { id, service: Arc::clone(service), seed: self.seeds[0] })
+    }
+
+    /// Services without a row, from this one on.
+    pub fn bare_from(&self, id: ServiceId) -> impl Iterator<Item = ServiceId> + '_ {
+        self.bare.range(id..).copied()
+    }
+
+    /// How many rows are to be built.
+    pub fn rows_pending(&self) -> usize {
+        self.bare.len()
     }
 
     /// Put in a row that was built beside the path, unless what it was built from is no longer what counts.
@@ -116,6 +130,7 @@ impl Services {
             && service.record == row.built.record
         {
             *service = Arc::clone(&row.built);
+            self.bare.remove(&row.id);
         }
     }
 
@@ -143,6 +158,8 @@ impl Services {
         for (id, service) in &mut self.services {
             *service = rows.of(&service.record, *id, seeds[0]);
         }
+        let bare = self.services.iter().filter(|(_, service)| !service.is_ready());
+        self.bare = bare.map(|(id, _)| ServiceId(*id)).collect();
     }
 
     pub(super) fn set_frontend(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
@@ -178,7 +195,14 @@ impl Services {
         if let Some(record) = record {
             let same = old.filter(|old| old.record == *record);
             let service = same.unwrap_or_else(|| rows.of(record, id.0, self.seeds[0]));
+            if service.is_ready() {
+                self.bare.remove(&id);
+            } else {
+                self.bare.insert(id);
+            }
             self.services.insert(id.0, service);
+        } else {
+            self.bare.remove(&id);
         }
     }
 
@@ -200,6 +224,22 @@ impl Services {
     }
 }
 
+/// A service without its row.
+#[derive(Clone, Debug)]
+pub struct Bare {
+    id: ServiceId,
+    service: Arc<Balanced>,
+    seed: u32,
+}
+
+impl Bare {
+    /// This takes a fraction of a millisecond.
+    pub fn build(&self) -> Row {
+        let built = Arc::new(Balanced::new(&self.service.record, self.seed));
+        Row { id: self.id, built, seed: self.seed }
+    }
+}
+
 /// A row that was built beside the path.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -213,7 +253,7 @@ pub struct Row {
 pub(super) enum Rows<'a> {
     /// They are built at once.
     Now,
-    /// They are built when flows ask for them ([`Services::row_for`]).
+    /// They are built beside the path ([`Services::bare`]).
     Later,
     /// The twin's, if it has the same service and builds rows in the same way; else they are built.
     Of(&'a Services),

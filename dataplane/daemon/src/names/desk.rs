@@ -4,13 +4,15 @@
 //! would take longer than to learn. All else, and what a worker leaves undone, is for the one thread beside the workers,
 //! which waits for its turn; workers never wait.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use mio::{Registry, Token, Waker};
 use sluice_core::tables::Tables;
-use sluice_core::tables::record::Change;
+use sluice_core::tables::record::{Change, ServiceId};
+use sluice_core::tables::service::Bare;
 use sluice_core::time::Now;
 use sluice_core::verdict::WorkerId;
 use sluice_run::answers::{Classroom, Learner, Release};
@@ -20,6 +22,8 @@ use super::Learning;
 
 /// Lessons that a worker learns before its next burst.
 const LESSONS_A_BURST: usize = 4;
+/// Rows that flows wait for are published when so many of them are built.
+const ROWS_AT_ONCE: usize = 16;
 
 pub struct Desk {
     work: Mutex<Work>,
@@ -54,6 +58,21 @@ impl Desk {
 
     pub fn tables(&self) -> Arc<Tables> {
         self.sit().publisher.current()
+    }
+
+    /// Build the rows that flows wait for, or some of those that nobody waits for. Nobody sits here while they are built.
+    pub fn build_rows(&self, asked: BTreeSet<ServiceId>) {
+        let mut asked = asked.into_iter().peekable();
+        loop {
+            let (bare, wanted) = self.sit().publisher.rows_to_build(asked.by_ref().take(ROWS_AT_ONCE));
+            let rows = bare.iter().map(Bare::build).collect();
+            let mut work = self.sit();
+            work.publisher.take_rows(rows, wanted);
+            work.publisher.settle();
+            if asked.peek().is_none() {
+                return;
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ enum Choice {
     /// Maglev's slots; most services have few backends, so most rows are bytes.
     Narrow(Box<[u8]>, Modulus),
     Wide(Box<[u16]>, Modulus),
-    /// Maglev's slots, when somebody asks for them.
+    /// Maglev's slots, when they are built.
     Later,
 }
 
@@ -32,7 +32,7 @@ impl Balanced {
         Self::with(record, Choice::new(record, seed))
     }
 
-    /// The same without a row; it is built when a flow asks for it.
+    /// The same without a row; it is built beside the path.
     pub(super) fn later(record: &Service) -> Self {
         let has_row = matches!(record.algorithm, Algorithm::Maglev(_)) && record.has_usable();
         Self::with(record, if has_row { Choice::Later } else { Choice::Any(usable(&record.backends).into()) })
