@@ -15,7 +15,7 @@ use sluice_policy::lint::lint;
 use sluice_policy::objects::{self, Objects};
 use sluice_policy::schema;
 use sluice_policy::tree::Limits;
-use sluice_policy::verdict::{Judge, differences, recorded};
+use sluice_policy::verdict::{Judge, differences, recorded, told_names};
 
 use crate::Answer;
 use crate::args::{Check, Diff, Dump, Explain, Model, Verdict};
@@ -204,48 +204,78 @@ pub fn diff(args: &Diff) -> Result<Answer> {
     let mut new = Judge::new(after).map_err(anyhow::Error::msg)?;
     let mut changed = Vec::new();
     let mut complete = true;
+    let mut unread = Vec::new();
     if let Some(flows) = &args.flows {
-        for line in lines(flows)? {
+        for (number, line) in lines(flows)?.enumerate() {
             let line = line?;
-            let flow: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
-            let Some(question) = recorded(&flow) else { continue };
-            compare(&mut old, &mut new, question, &mut changed);
+            if line.trim().is_empty() {
+                continue;
+            }
+            let done = match serde_json::from_str(&line) {
+                Ok(flow) => by_both(&mut old, &mut new, &flow, &mut changed),
+                Err(error) => Err(error.to_string()),
+            };
+            unread.extend(done.err().map(|what| format!("{}:{}: {what}", flows.display(), number + 1)));
         }
     } else {
         let found = differences(&old, &new, MOST_DIFFERENCES);
         complete = found.complete;
         for question in found.questions {
-            compare(&mut old, &mut new, question, &mut changed);
+            compare(&mut old, &mut new, question, &mut changed).map_err(anyhow::Error::msg)?;
         }
     }
     match args.output {
         Form::Json | Form::Yaml => output::data(args.output, &json!(changed))?,
         Form::Table => {
             for one in &changed {
-                output::line(&difference(one))?;
+                output::line(&difference(one, &new))?;
             }
             if !complete {
                 output::line(&format!("and more: only the first {MOST_DIFFERENCES} are listed\n"))?;
             }
         }
     }
+    if let Some(first) = unread.first() {
+        bail!("{} recorded flows cannot be judged by either set; the first is {first}", unread.len());
+    }
     Ok(if changed.is_empty() { Answer::Yes } else { Answer::No })
 }
 
-fn compare(old: &mut Judge, new: &mut Judge, question: Value, changed: &mut Vec<Value>) {
+/// What was recorded in one line; names that it tells of are known to both from then on.
+fn by_both(old: &mut Judge, new: &mut Judge, line: &Value, changed: &mut Vec<Value>) -> Result<(), String> {
+    for name in told_names(line) {
+        let text = name.to_string();
+        [&mut *old, &mut *new]
+            .into_iter()
+            .try_for_each(|judge| judge.line(&text).map(drop))
+            .map_err(|answer| answer["error"].as_str().unwrap_or_default().to_owned())?;
+    }
+    recorded(line).map_or(Ok(()), |question| compare(old, new, question, changed))
+}
+
+/// `Err`: neither of them understands the question.
+fn compare(
+    old: &mut Judge,
+    new: &mut Judge,
+    question: Value,
+    changed: &mut Vec<Value>,
+) -> Result<(), String> {
     let line = question.to_string();
-    let (before, after) = (answer(old, &line), answer(new, &line));
-    if let (Some(before), Some(after)) = (before, after)
-        && (before["verdict"] != after["verdict"]
-            || before["drop_reason"] != after["drop_reason"]
-            || before.get("error") != after.get("error"))
+    // A line that teaches a name has no answer.
+    let (Some(before), Some(after)) = (answer(old, &line), answer(new, &line)) else { return Ok(()) };
+    if before["verdict"] != after["verdict"]
+        || before["drop_reason"] != after["drop_reason"]
+        || before.get("error") != after.get("error")
     {
         changed.push(json!({"flow": question, "old": before, "new": after}));
+    } else if let Some(error) = before.get("error").and_then(Value::as_str) {
+        return Err(error.to_owned());
     }
+    Ok(())
 }
 
 /// `shop/web -> shop/db TCP 5432: FORWARDED becomes DROPPED (default deny of shop/p)`.
-fn difference(one: &Value) -> String {
+fn difference(one: &Value, judge: &Judge) -> String {
     let (flow, old, new) = (&one["flow"], &one["old"], &one["new"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let verdict = |answer: &Value| match answer.get("error") {
@@ -268,14 +298,25 @@ fn difference(one: &Value) -> String {
     }
     names.dedup();
     let why = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    let proto = if flow["proto"].is_null() { "TCP".to_owned() } else { text(&flow["proto"]) };
+    let proto = match (flow["proto"].as_str(), flow["proto"].as_u64()) {
+        (Some(name), _) if name.parse::<u8>().is_err() => format!("{name} {port}"),
+        (Some(number), _) => format!("protocol {number}"),
+        (None, Some(number)) => format!("protocol {number}"),
+        (None, None) => format!("TCP {port}"),
+    };
     format!(
-        "{} -> {} {proto} {port}: {} becomes {}{why}\n",
-        text(&flow["from"]),
-        text(&flow["to"]),
+        "{} -> {} {proto}: {} becomes {}{why}\n",
+        who(judge, &text(&flow["from"])),
+        who(judge, &text(&flow["to"])),
         verdict(old),
         verdict(new)
     )
+}
+
+/// An address with the name of whoever has it.
+fn who(judge: &Judge, text: &str) -> String {
+    let owner = text.parse().ok().and_then(|ip| judge.compiled.engine.owner(ip));
+    owner.map_or_else(|| text.to_owned(), |(_, name)| format!("{name} ({text})"))
 }
 
 fn answer(judge: &mut Judge, line: &str) -> Option<Value> {

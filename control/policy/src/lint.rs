@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use sluice_core::tables::record::Prefix;
 
 use crate::compile::Compiled;
-use crate::decode::Problem;
+use crate::decode::{Problem, host};
 use crate::identity::holds_ip;
 use crate::labels::Selector;
 use crate::policy::above::{Above, Kind};
-use crate::policy::{Direction, Effect, Peer, Peers, Policy, Rule, Subject};
+use crate::policy::{Direction, Effect, Peer, Peers, Policy, Rule, Subject, is_meant};
 
 /// All that is odd in a set of objects, in the order of the files.
 pub fn lint(compiled: &Compiled) -> Vec<Problem> {
@@ -65,6 +65,14 @@ fn rule_alone(
         found.push(rule.at.problem("its list of peers is empty, so it allows nothing".to_owned()));
     }
     for peer in peers {
+        if let Some((service, ip)) = behind_a_service(compiled, peer, inside) {
+            let who = &inside[&ip];
+            let what = format!(
+                "{service} stands for its addresses, and some are the cluster's own ({who} has {ip}), which prefixes do \
+                 not select; name them by labels or entities (kube-apiserver), or set policy-cidr-match-mode"
+            );
+            found.push(rule.at.problem(what));
+        }
         if compiled.engine.selects(peer) == Some(0) {
             found.push(rule.at.problem(format!("a selector of its peers matches nobody: {peer}")));
         }
@@ -79,6 +87,23 @@ fn rule_alone(
             found.push(rule.at.problem(what));
         }
     }
+}
+
+/// A service without selector that a peer means, with an address that is not selected for it.
+fn behind_a_service(
+    compiled: &Compiled,
+    peer: &Peer,
+    inside: &BTreeMap<IpAddr, String>,
+) -> Option<(String, IpAddr)> {
+    let Peer::Service { .. } = peer else { return None };
+    let meant = compiled.objects.services.values().filter(|service| is_meant(peer, service));
+    meant.filter(|service| service.selector.is_empty()).find_map(|service| {
+        let own = compiled.objects.slices.values();
+        let own = own.filter(|slice| slice.namespace == service.namespace && slice.service == service.name);
+        let mut addresses = own.flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
+        let found = addresses.find(|ip| covered(inside, &host(**ip), &[], compiled).is_some())?;
+        Some((format!("the service {}/{}", service.namespace, service.name), *found))
+    })
 }
 
 /// An address of the cluster that one might think is selected.

@@ -308,21 +308,20 @@ impl<'a> Reader<'a> {
             let items = fields.list("items").unwrap_or_default();
             return items.iter().for_each(|(item, _)| self.object(file, item));
         }
-        let metadata = metadata(&mut fields);
+        let versions = versions_of(&kind);
+        let metadata = metadata(&mut fields, versions.is_some());
         if metadata.name.is_empty() {
             fields.error(node, "metadata.name is missing");
             return;
         }
         let version = version.unwrap_or_default();
-        if let Some(expected) = group_of(&kind)
-            && !version.starts_with(expected)
-        {
-            let what = format!("{kind} is of {expected}, not of {version:?}");
+        if let Some(expected) = versions.filter(|known| !known.contains(&version.as_str())) {
+            let what = format!("{kind} is of {}, not of {version:?}", expected.join(" or "));
             fields.error(node, what);
             return;
         }
         let foreign = version.split_once('/').is_some_and(|(group, _)| !GROUPS.contains(&group));
-        if foreign && group_of(&kind).is_none() {
+        if foreign && versions.is_none() {
             *self.objects.ignored.entry(kind).or_insert(0) += 1;
             return;
         }
@@ -393,32 +392,54 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn group_of(kind: &str) -> Option<&'static str> {
+/// The versions in which a kind is read. Another one may mean something else by the same words.
+fn versions_of(kind: &str) -> Option<&'static [&'static str]> {
     Some(match kind {
-        "Namespace" | "Node" | "Pod" | "Service" => "v1",
-        "EndpointSlice" => "discovery.k8s.io/",
-        "NetworkPolicy" => "networking.k8s.io/",
-        "ClusterNetworkPolicy" => "policy.networking.k8s.io/",
-        "CiliumNetworkPolicy"
-        | "CiliumClusterwideNetworkPolicy"
-        | "CiliumCIDRGroup"
-        | "CiliumEgressGatewayPolicy"
-        | "CiliumLoadBalancerIPPool" => "cilium.io/",
-        "Endpoint" => "sluice.dev/",
+        "Namespace" | "Node" | "Pod" | "Service" => &["v1"],
+        "EndpointSlice" => &["discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"],
+        "NetworkPolicy" => &["networking.k8s.io/v1"],
+        "ClusterNetworkPolicy" => &["policy.networking.k8s.io/v1alpha2"],
+        "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" | "CiliumEgressGatewayPolicy" => {
+            &["cilium.io/v2"]
+        }
+        "CiliumCIDRGroup" | "CiliumLoadBalancerIPPool" => &["cilium.io/v2", "cilium.io/v2alpha1"],
+        "Endpoint" => &["sluice.dev/v1"],
         _ => return None,
     })
 }
 
-fn metadata(fields: &mut Fields<'_, '_>) -> Metadata {
+/// What else Kubernetes writes into `metadata`.
+pub(crate) const METADATA: [&str; 10] = [
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// A word that is misspelt there (`namspace`) would send an object elsewhere, so in what is ours it is a mistake.
+fn metadata(fields: &mut Fields<'_, '_>, is_ours: bool) -> Metadata {
     let Some((node, place)) = fields.object("metadata") else { return Metadata::default() };
     let mut fields = Fields::new(node, place, fields.problems);
-    Metadata {
+    let metadata = Metadata {
         namespace: fields.loose_text("namespace").unwrap_or_default(),
         name: fields.loose_text("name").unwrap_or_default(),
         labels: fields.labels("labels"),
         annotations: fields.labels("annotations"),
         created: fields.loose_text("creationTimestamp").unwrap_or_default(),
+    };
+    if is_ours {
+        for known in METADATA {
+            fields.raw(known);
+        }
+        fields.deny_unknown();
     }
+    metadata
 }
 
 /// An address field; what is none is noted.

@@ -34,11 +34,7 @@ pub fn of(kind: &str) -> Option<Value> {
         "NetworkPolicy" => (constant("networking.k8s.io/v1"), vec![("spec", kubernetes())]),
         _ => return None,
     };
-    let mut fields = vec![
-        ("apiVersion", version),
-        ("kind", constant(kind)),
-        ("metadata", json!({"type": "object", "required": ["name"]})),
-    ];
+    let mut fields = vec![("apiVersion", version), ("kind", constant(kind)), ("metadata", metadata())];
     fields.extend(rest);
     if kind != "Endpoint" {
         fields.push(("status", json!({"description": "Said by controllers, passed over here"})));
@@ -53,6 +49,21 @@ pub fn of(kind: &str) -> Option<Value> {
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!(kind);
     Some(schema)
+}
+
+/// What people write there; of the rest only that it is known.
+fn metadata() -> Value {
+    let texts =
+        json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}});
+    let mut fields = vec![
+        ("name", json!({"type": "string"})),
+        ("namespace", json!({"type": "string"})),
+        ("labels", texts.clone()),
+        ("annotations", texts),
+        ("creationTimestamp", json!({})),
+    ];
+    fields.extend(crate::objects::METADATA.map(|name| (name, json!({}))));
+    object(&fields, &["name"])
 }
 
 fn object(fields: &[(&str, Value)], required: &[&str]) -> Value {

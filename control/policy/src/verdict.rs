@@ -24,7 +24,7 @@ use crate::policy::above::together;
 
 pub use answer::Answer;
 use answer::{Part, Texts};
-pub use compare::{Differences, differences, recorded};
+pub use compare::{Differences, differences, recorded, told_names};
 use names::Names;
 use question::{Question, Side};
 use service::Target;
@@ -152,14 +152,23 @@ impl Judge {
         let row = self.row(slot);
         let class = if direction == Direction::Egress { row.egress } else { row.ingress };
         let enforced = class.is_some() && self.compiled.engine.is_enforced(slot, direction);
-        let mut part = Part { enforced, verdict: "FORWARDED", reason: None, rules: Vec::new(), judged: slot };
+        let mut part = Part {
+            enforced,
+            verdict: "FORWARDED",
+            reason: None,
+            spared: None,
+            rules: Vec::new(),
+            judged: slot,
+        };
         // Without word of a smaller path, connections would hang; it is part of what they are.
         if matches!((asked.proto, asked.policy_port, asked.icmp_code), (1, 3, 4) | (58, 2, _)) {
             return part;
         }
         let decision = self.tables.policies.decide(class, self.row(peer), asked.proto, asked.policy_port);
         let port = Port { proto: asked.proto, port: asked.policy_port };
-        (part.verdict, part.reason) = outcome(&decision);
+        let (verdict, why) = outcome(&decision);
+        part.verdict = verdict;
+        *(if verdict == "AUDIT" { &mut part.spared } else { &mut part.reason }) = why;
         part.rules = self.compiled.engine.deciding(slot, peer, direction, port, decision.rule);
         if let Some(Action::Dns(hearing) | Action::Inspect(hearing)) = decision.action
             && !asked.talk.is_empty()
@@ -198,5 +207,5 @@ fn outcome(decision: &Decision) -> (&'static str, Option<DropReason>) {
         Some(Action::Authenticate) => DropReason::AuthRequired,
         None => DropReason::PolicyDenied,
     };
-    if decision.audit { ("AUDIT", None) } else { ("DROPPED", Some(reason)) }
+    (if decision.audit { "AUDIT" } else { "DROPPED" }, Some(reason))
 }

@@ -91,6 +91,27 @@ fn references_that_lead_nowhere() {
 }
 
 #[test]
+fn services_before_the_clusters_own_addresses() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: kubernetes, namespace: default}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 443}]}\n---\n\
+                   apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: k, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}\n\
+                   addressType: IPv4\nports: [{port: 443}]\nendpoints: [{addresses: [ADDRESS]}]\n---\n";
+    let policy =
+        cnp("  egress: [{toServices: [{k8sService: {serviceName: kubernetes, namespace: default}}]}]");
+    says(
+        &(service.replace("ADDRESS", "192.0.2.2") + &policy),
+        "the service default/kubernetes stands for its addresses, and some are the cluster's own (node them has 192.0.2.2)",
+    );
+    assert_eq!(told(&(service.replace("ADDRESS", "203.0.113.2") + &policy)), Vec::<String>::new());
+}
+
+#[test]
+fn rules_that_policy_types_leave_out() {
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n, namespace: shop}\nspec: \
+                  {podSelector: {}, policyTypes: [Egress], ingress: [{}], egress: [{}]}\n";
+    says(policy, "ingress means nothing here");
+}
+
+#[test]
 fn kinds_that_contradict_each_other() {
     let rule = |kind: &str| {
         format!(

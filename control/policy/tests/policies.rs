@@ -247,6 +247,7 @@ fn impossible_combinations_are_mistakes() {
         ),
         ("ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}]}]", "outside 10.0.0.0/8"),
         ("ingress: [{toPorts: [{ports: [{port: '0', endPort: 80}]}]}]", "port 0 is every port already"),
+        ("egress: [{toServices: [{k8sService: {namespace: shop}}]}]", "serviceName is missing"),
         ("egress: [{toFQDNs: [{matchName: a..b}]}]", "is no DNS name"),
         ("egress: [{toFQDNs: [{matchPattern: '.*.b'}]}]", "is no DNS name"),
         ("ingress: [{toPorts: [{rules: {http: [{}]}}]}]", "http rules need a port"),
@@ -432,6 +433,88 @@ fn the_nearest_miss_is_what_one_would_change() {
     assert_eq!(peer, ["ingress[1] of shop/p allows this to app=client and io.kubernetes.pod.namespace=shop"]);
     let denied = nearly(json!({"from": "203.0.113.1", "to": "shop/web", "port": 80}));
     assert!(denied.is_empty(), "a deny is no miss: {denied:?}");
+}
+
+#[test]
+fn the_nearest_miss_is_told_of_protocols_types_services_and_in_audit() {
+    let pings = "{fromEndpoints: [{matchLabels: {app: client}}], icmps: [{fields: [{type: EchoRequest}]}]}";
+    let tcp = "{fromEndpoints: [{matchLabels: {app: client}}], toPorts: [{ports: [{port: '8443', protocol: TCP}]}]}";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n---\n";
+    let told = |policy: &str, audit: bool, question: serde_json::Value| {
+        let options = Options { audit, node: "us".to_owned(), ..Options::default() };
+        let judge = &mut judge_with(&format!("{service}{policy}"), options);
+        let (text, answer) = judge.explain(&question).unwrap();
+        (answer["ingress"]["nearest"][0].as_str().unwrap_or_default().to_owned(), text)
+    };
+    let asked = |proto: &str| json!({"from": "shop/client", "to": "shop/web", "proto": proto, "port": 8443, "icmp_type": 13});
+    let of = |rule: &str| cnp(&format!("  ingress: [{rule}]"));
+    assert_eq!(
+        told(&of(pings), false, asked("ICMP")).0,
+        "ingress[0] of shop/p would allow this on ICMP type 8, asked ICMP type 13"
+    );
+    assert_eq!(
+        told(&of(tcp), false, asked("UDP")).0,
+        "ingress[0] of shop/p would allow this on TCP port 8443, asked UDP 8443"
+    );
+    assert_eq!(
+        told(&of(tcp), false, asked("47")).0,
+        "ingress[0] of shop/p would allow this on TCP port 8443, asked protocol 47"
+    );
+    let by_service = json!({"from": "shop/client", "to": "service:shop/web", "port": 80});
+    assert_eq!(
+        told(&of(tcp), false, by_service).0,
+        "ingress[0] of shop/p would allow this on port 8443, asked 8080",
+        "the port is the backend's"
+    );
+    let (nearest, text) = told(&of(tcp), true, asked("UDP"));
+    assert!(nearest.contains("asked UDP 8443"), "{nearest}");
+    assert!(text.contains("ingress: AUDIT, without audit it would be dropped (POLICY_DENIED 133)"), "{text}");
+}
+
+#[test]
+fn one_mistake_hides_no_other() {
+    let network = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n, namespace: shop}\nspec: \
+                   {podSelector: {}, policyTypes: [ingress], ingress: [{from: [{ipBlock: {cidr: 1.2.3.4/33}}], ports: [{protocol: ICMP}]}]}";
+    assert_eq!(mistakes(network).len(), 3, "{:#?}", mistakes(network));
+    let cluster = admin(
+        "  tier: admin\n  ingress: [{action: deny, from: [{networks: []}]}, {action: Accept, protocols: []}]",
+    );
+    for part in [
+        "tier must be",
+        "priority is missing",
+        "action must be",
+        "networks: unknown field",
+        "protocols needs an item",
+    ] {
+        let told = mistakes(&cluster);
+        assert!(told.iter().any(|line| line.contains(part)), "{part}: {told:#?}");
+    }
+}
+
+#[test]
+fn objects_of_other_versions_and_with_misspelt_metadata_are_refused() {
+    let object = |version: &str, metadata: &str| {
+        format!(
+            "apiVersion: {version}\nkind: CiliumNetworkPolicy\nmetadata: {metadata}\nspec: {{endpointSelector: {{}}, ingress: [{{}}]}}"
+        )
+    };
+    assert_eq!(
+        mistakes(&object("cilium.io/v2", "{name: p, namespace: shop, uid: 1, managedFields: [{}]}")),
+        [""; 0]
+    );
+    for (version, metadata, wrong) in [
+        ("cilium.io/v1", "{name: p}", "is of cilium.io/v2, not of \"cilium.io/v1\""),
+        (
+            "cilium.io/v2",
+            "{name: p, namspace: shop}",
+            "metadata.namspace: unknown field; did you mean namespace?",
+        ),
+    ] {
+        let told = mistakes(&object(version, metadata));
+        assert!(told.len() == 1 && told[0].contains(wrong), "{told:?}");
+    }
+    let foreign = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: p, whatever: x}";
+    assert_eq!(mistakes(foreign), [""; 0], "what is not ours is not ours to judge");
 }
 
 #[test]

@@ -56,7 +56,6 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
             None
         }
     };
-    let (tier, priority) = (tier?, priority?);
     let mut rules = Vec::new();
     for (direction, list, peers, items) in lists {
         let items = items.unwrap_or_default();
@@ -64,15 +63,18 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
             fields.error(spec, format!("{list} may have {MOST} rules at most"));
         }
         for (index, (item, place)) in items.into_iter().enumerate() {
-            let order = priority * 100 + i64::try_from(index).unwrap_or(i64::MAX);
+            // What is missing was told; the rules are read all the same, for what is wrong with them.
+            let order = priority.unwrap_or(0) * 100 + i64::try_from(index).unwrap_or(i64::MAX);
             let at = Spot::new(item, &place);
+            let tier = tier.unwrap_or(Tier::Admin);
             let reader = Reader { direction, list, index, tier, priority: order, at };
             rules.extend(reader.rule(item, place, peers, fields.problems));
         }
     }
+    let (_, _, subject) = (tier?, priority?, subject?);
     Some(Policy {
         source,
-        subject: Subject::Endpoints(subject?),
+        subject: Subject::Endpoints(subject),
         rules,
         default_deny: [false; 2],
         log: None,
@@ -141,7 +143,7 @@ impl Reader {
             Some("Pass") => Effect::Pass,
             _ => {
                 fields.error(node, "action must be Accept, Deny or Pass");
-                return Vec::new();
+                Effect::Allow
             }
         };
         let ports = protocols.map_or(Ports::All, |items| self.ports(&items, &mut fields));

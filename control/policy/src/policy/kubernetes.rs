@@ -28,7 +28,8 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
     let (ingress, egress) = (fields.list("ingress"), fields.list("egress"));
     let types: Vec<String> = fields.texts("policyTypes").into_iter().map(|(text, _, _)| text).collect();
     fields.deny_unknown();
-    if let Some(odd) = types.iter().find(|text| *text != "Ingress" && *text != "Egress") {
+    let is_type = |text: &String| text == "Ingress" || text == "Egress";
+    if let Some(odd) = types.iter().find(|text| !is_type(text)) {
         fields.error(spec, format!("policyTypes must be Ingress or Egress, not {odd}"));
     }
     // Without types a policy is about ingress, and about egress if it has egress rules.
@@ -40,11 +41,13 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
     for (direction, list, items) in
         [(Direction::Ingress, "ingress", ingress), (Direction::Egress, "egress", egress)]
     {
-        if !default_deny[usize::from(direction == Direction::Egress)] {
-            continue;
+        let applies = default_deny[usize::from(direction == Direction::Egress)];
+        if !applies && items.as_ref().is_some_and(|items| !items.is_empty()) && types.iter().all(is_type) {
+            fields.warn(spec, format!("{list} means nothing here: policyTypes leaves it out"));
         }
         for (index, (item, place)) in items.unwrap_or_default().into_iter().enumerate() {
-            rules.push(rule(item, place, direction, list, index, &namespace, fields.problems));
+            let rule = rule(item, place, direction, list, index, &namespace, fields.problems);
+            rules.extend(applies.then_some(rule));
         }
     }
     let source = Source { kind: "NetworkPolicy", namespace, name: metadata.name };

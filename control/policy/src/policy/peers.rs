@@ -150,6 +150,9 @@ pub fn service(node: &Node, place: Place, problems: &mut Problems) -> Option<Pee
             let mut fields = Fields::new(node, place, fields.problems);
             let (name, namespace) = (fields.text("serviceName"), fields.text("namespace"));
             fields.deny_unknown();
+            if name.as_ref().is_none_or(String::is_empty) {
+                fields.error(node, "serviceName is missing");
+            }
             Some(Peer::Service { namespace: namespace.filter(|n| !n.is_empty()), name, selector: None })
         }
         (None, Some((node, place))) => {

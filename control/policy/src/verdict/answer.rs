@@ -36,6 +36,8 @@ pub struct Part {
     pub enforced: bool,
     pub verdict: &'static str,
     pub reason: Option<DropReason>,
+    /// Why it would have been dropped, where nobody is kept out (AUDIT).
+    pub spared: Option<DropReason>,
     /// Those that decided.
     pub rules: Vec<RuleId>,
     /// Whose policies they are.
@@ -49,6 +51,7 @@ impl Answer {
             enforced: false,
             verdict: "DROPPED",
             reason: None,
+            spared: None,
             rules: Vec::new(),
             judged: IdentitySlot::default(),
         };

@@ -173,6 +173,18 @@ pub fn recorded(line: &Value) -> Option<Value> {
     Some(question)
 }
 
+/// What a flow that Hubble recorded says of names: lines that teach them, as if their answers had been seen.
+pub fn told_names(line: &Value) -> Vec<Value> {
+    let flow = &line["flow"];
+    let sides = [("source_names", "source"), ("destination_names", "destination")];
+    let learn = |(names, side): (&str, &str)| -> Vec<Value> {
+        let names = flow[names].as_array().map(Vec::as_slice).unwrap_or_default();
+        let teach = |name: &Value| json!({"learn": {"name": name, "ips": [flow["IP"][side]]}});
+        names.iter().map(teach).collect()
+    };
+    sides.into_iter().flat_map(learn).collect()
+}
+
 /// `name:port`, or a name alone.
 fn split(text: &str) -> (&str, Option<u16>) {
     if let Some((name, port)) = text.rsplit_once(':')

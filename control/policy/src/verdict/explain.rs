@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use sluice_core::verdict::DropReason;
 
-use super::{Judge, Question};
+use super::{Answer, Judge, Question};
 use crate::engine::SpecRuleView;
-use crate::policy::{Direction, Peers, PortName, Ports};
+use crate::policy::{Direction, Peers, PortName, PortSpec, Ports};
 
 impl Judge {
     /// A text, and the answer that it tells.
@@ -20,10 +20,10 @@ impl Judge {
         // Writing to a text cannot fail.
         let _ = head(question, &told, &mut text);
         for (direction, name) in [(Direction::Egress, "egress"), (Direction::Ingress, "ingress")] {
-            let _ = one_direction(name, &told[name], &mut text);
-            let side = usize::from(direction == Direction::Ingress);
-            if answer.parts[side].reason == Some(DropReason::PolicyDenied) {
-                let nearest = self.nearest(question, direction)?;
+            let part = &answer.parts[usize::from(direction == Direction::Ingress)];
+            let _ = one_direction(name, &told[name], part.spared, &mut text);
+            if part.reason.or(part.spared) == Some(DropReason::PolicyDenied) {
+                let nearest = self.nearest(question, &answer, direction)?;
                 for miss in &nearest {
                     let _ = writeln!(text, "  nearly: {miss}");
                 }
@@ -37,16 +37,19 @@ impl Judge {
     }
 
     /// Rules that would allow this but for one thing: the port, the peer, or what was said.
-    fn nearest(&self, question: &Value, direction: Direction) -> Result<Vec<String>, String> {
-        let asked = Question::read(question)?;
-        let family = self.family(question);
-        let (Ok(from), Ok(to)) = (self.side(question, "from", family), self.side(question, "to", family))
-        else {
-            return Ok(Vec::new());
-        };
+    fn nearest(
+        &self,
+        question: &Value,
+        answer: &Answer,
+        direction: Direction,
+    ) -> Result<Vec<String>, String> {
+        let mut asked = Question::read(question)?;
+        if let Some((_, port)) = answer.backend {
+            (asked.port, asked.policy_port) = (port, port);
+        }
         let (judged, peer) = match direction {
-            Direction::Egress => (self.slot(from), self.slot(to)),
-            Direction::Ingress => (self.slot(to), self.slot(from)),
+            Direction::Egress => (answer.source, answer.destination),
+            Direction::Ingress => (answer.destination, answer.source),
         };
         // The nearest first: what was said, the port, the peer.
         let mut misses: [Vec<String>; 3] = Default::default();
@@ -57,11 +60,10 @@ impl Judge {
                 (true, true) if view.above.is_some() => {
                     misses[0].push(format!("{name} would allow this if what is said were what it asks for"));
                 }
-                (true, false) => misses[1].push(format!(
-                    "{name} would allow this on {}, asked {}",
-                    port_text(&view, asked.proto),
-                    port_asked(&asked),
-                )),
+                (true, false) => {
+                    let (on, asked) = ports_text(&view, &asked);
+                    misses[1].push(format!("{name} would allow this on {on}, asked {asked}"));
+                }
                 (false, true) => misses[2].push(format!("{name} allows this to {}", peers_text(view.peers))),
                 (true, true) | (false, false) => {}
             }
@@ -100,9 +102,17 @@ fn head(question: &Value, told: &Value, text: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-fn one_direction(name: &str, part: &Value, text: &mut String) -> std::fmt::Result {
+fn one_direction(
+    name: &str,
+    part: &Value,
+    spared: Option<DropReason>,
+    text: &mut String,
+) -> std::fmt::Result {
     let free = if part["enforced"] == json!(false) { ", no policy enforces this direction" } else { "" };
-    writeln!(text, "{name}: {}{free}", part["verdict"].as_str().unwrap_or_default())?;
+    let spared = spared.map_or_else(String::new, |why| {
+        format!(", without audit it would be dropped ({} {})", why.name(), why.number())
+    });
+    writeln!(text, "{name}: {}{free}{spared}", part["verdict"].as_str().unwrap_or_default())?;
     for (title, key) in [("  rule", "rules"), ("  enforced by", "enforced_by")] {
         for rule in part[key].as_array().into_iter().flatten() {
             writeln!(text, "{title} {}", rule_text(rule))?;
@@ -129,36 +139,36 @@ fn name(view: &SpecRuleView<'_>) -> String {
     format!("{}[{}] of {whose}", view.list, view.index)
 }
 
-fn port_text(view: &SpecRuleView<'_>, proto: u8) -> String {
-    let Ports::Some(specs) = view.ports else { return "all ports".to_owned() };
-    let of_proto = |wanted: Option<u8>| -> Vec<String> {
-        let fitting = specs.iter().filter(|spec| wanted.is_none_or(|wanted| spec.proto == wanted));
-        let mut texts: Vec<String> = fitting
-            .map(|spec| {
-                let port = match &spec.port {
-                    PortName::Range(0, u16::MAX) => "any port".to_owned(),
-                    PortName::Range(first, last) if first == last => format!("port {first}"),
-                    PortName::Range(first, last) => format!("ports {first}-{last}"),
-                    PortName::Named(name) => format!("the port called {name}"),
-                };
-                if wanted.is_some() {
-                    port
-                } else {
-                    format!("{} {port}", crate::observed::protocol(spec.proto))
-                }
-            })
-            .collect();
-        texts.dedup();
-        texts
-    };
-    let same = of_proto(Some(proto));
-    if same.is_empty() { of_proto(None).join(", ") } else { same.join(", ") }
+/// The ports of a rule, and what was asked: of the protocol that was asked for, or both with their protocols.
+fn ports_text(view: &SpecRuleView<'_>, asked: &Question) -> (String, String) {
+    let Ports::Some(specs) = view.ports else { return ("all ports".to_owned(), port_asked(asked, false)) };
+    let alike = specs.iter().any(|spec| spec.proto == asked.proto);
+    let fitting = specs.iter().filter(|spec| !alike || spec.proto == asked.proto);
+    let mut texts: Vec<String> = fitting.map(|spec| spec_text(spec, !alike)).collect();
+    texts.dedup();
+    let texts = if texts.is_empty() { "no port".to_owned() } else { texts.join(", ") };
+    (texts, port_asked(asked, !alike))
 }
 
-fn port_asked(asked: &Question) -> String {
+fn spec_text(spec: &PortSpec, with_proto: bool) -> String {
+    let proto = crate::observed::protocol(spec.proto);
+    let port = match (&spec.port, spec.proto) {
+        (PortName::Range(first, _), 1 | 58) => return format!("{proto} type {first}"),
+        (PortName::Range(0, u16::MAX), 6 | 17 | 132) => "any port".to_owned(),
+        (PortName::Range(0, u16::MAX), _) => return format!("protocol {proto}"),
+        (PortName::Range(first, last), _) if first == last => format!("port {first}"),
+        (PortName::Range(first, last), _) => format!("ports {first}-{last}"),
+        (PortName::Named(name), _) => format!("the port called {name}"),
+    };
+    if with_proto { format!("{proto} {port}") } else { port }
+}
+
+fn port_asked(asked: &Question, with_proto: bool) -> String {
+    let proto = crate::observed::protocol(asked.proto);
     match asked.proto {
+        6 | 17 | 132 if with_proto => format!("{proto} {}", asked.port),
         6 | 17 | 132 => asked.port.to_string(),
-        1 | 58 => format!("{} type {}", crate::observed::protocol(asked.proto), asked.policy_port),
-        other => format!("protocol {other}"),
+        1 | 58 => format!("{proto} type {}", asked.policy_port),
+        _ => format!("protocol {proto}"),
     }
 }

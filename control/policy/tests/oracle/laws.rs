@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sluice_policy::config::Options;
 use sluice_policy::objects::Objects;
-use sluice_policy::verdict::{Judge, differences, recorded};
+use sluice_policy::verdict::{Judge, differences, recorded, told_names};
 
 use crate::random::Random;
 use crate::world::World;
@@ -298,4 +298,7 @@ fn recorded_events_become_questions() {
     );
     let ping = json!({"event": "drop", "from": "10.0.0.1", "to": "[::1]", "proto": "ICMP", "is_reply": null});
     assert_eq!(recorded(&ping).unwrap()["to"], "::1");
+    let named = json!({"flow": {"IP": {"source": "10.0.0.1", "destination": "203.0.113.9"}, "destination_names": ["a.example.com"]}});
+    assert_eq!(told_names(&named), [json!({"learn": {"name": "a.example.com", "ips": ["203.0.113.9"]}})]);
+    assert!(told_names(&event).is_empty());
 }
