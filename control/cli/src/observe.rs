@@ -387,7 +387,11 @@ fn tell(line: &str, shape: Shape) -> Result<()> {
     let event: Value = serde_json::from_str(line).context("the gateway said something that is not JSON")?;
     if let Some(lost) = event.get("lost_events") {
         let count = lost["num_events_lost"].as_str().unwrap_or("some");
-        return output::line(&format!("EVENTS LOST: {count} (this reader was too slow)\n"));
+        let why = match lost["source"].as_str() {
+            Some("HUBBLE_RING_BUFFER") => "this reader was too slow",
+            _ => "the gateway had more to tell than could be taken",
+        };
+        return output::line(&format!("EVENTS LOST: {count} ({why})\n"));
     }
     match shape {
         Shape::Yaml => output::yaml(&event),

@@ -21,16 +21,7 @@ type Shared = State<Arc<Control>>;
 
 /// Serve until aborted.
 pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Result<JoinHandle<()>> {
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
-    // A socket that nobody answers on is a leftover of a process that was killed.
-    if std::os::unix::net::UnixStream::connect(socket).is_err() {
-        drop(std::fs::remove_file(socket));
-    }
-    let local = UnixListener::bind(socket).with_context(|| {
-        format!("cannot listen on {} (is another sluice-control running?)", socket.display())
-    })?;
+    let local = local(socket)?;
     let open = TcpListener::bind(metrics)
         .await
         .with_context(|| format!("cannot listen on {metrics} (api.metrics)"))?;
@@ -58,6 +49,20 @@ pub async fn serve(control: Arc<Control>, socket: &Path, metrics: &str) -> Resul
             tracing::error!("the API ended: {error}");
         }
     }))
+}
+
+/// Listen on a socket in the file system.
+pub fn local(socket: &Path) -> Result<UnixListener> {
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    // A socket that nobody answers on is a leftover of a process that was killed.
+    if std::os::unix::net::UnixStream::connect(socket).is_err() {
+        drop(std::fs::remove_file(socket));
+    }
+    UnixListener::bind(socket).with_context(|| {
+        format!("cannot listen on {} (is another sluice-control running?)", socket.display())
+    })
 }
 
 async fn names(control: Shared) -> Response {

@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 #[command(
     name = "sluice-control",
     version,
-    about = "Control process of the Sluice gateway: watches objects, keeps the dataplane told, answers `sluice` and Prometheus",
+    about = "Control process of the Sluice gateway: watches objects, keeps the dataplane told, answers `sluice`, Hubble's clients and Prometheus",
     after_help = "Signals: HUP reads everything again, TERM and INT stop. Exit codes: 0 stopped, 2 could not start."
 )]
 pub struct Args {

@@ -1,4 +1,5 @@
-//! What happened lately, and what happens: events with Hubble's filters, in Hubble's shape or with all that we know beside.
+//! `/v1/events`: what happened lately, and what happens, one JSON object a line: in Hubble's shape, or with all that we know
+//! beside.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,18 +10,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sluice_core::event::EventKind;
-use sluice_policy::compile::Compiled;
 use sluice_policy::hubble::filter::{Filters, FlowFilter};
 use sluice_policy::hubble::{self, Teller};
 use sluice_policy::observed::describe;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::BroadcastStream;
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
+use tokio_stream::wrappers::ReceiverStream;
 
-use crate::history::{Part, Seen};
 use crate::reconcile::Control;
-use crate::views::time;
+use crate::telling::{Told, Wanted, tell, teller};
 
 /// What `/v1/events` is asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -41,59 +38,39 @@ pub struct Asked {
     form: String,
 }
 
-/// How to tell, and what of.
-struct Telling {
-    control: Arc<Control>,
-    filters: Filters,
-    strict: bool,
-    teller: Teller,
-}
-
-impl Telling {
-    fn new(control: Arc<Control>, asked: &Asked) -> Result<Self, String> {
+impl Asked {
+    fn wanted(&self) -> Result<Wanted, String> {
+        if self.first.is_some() && self.follow {
+            return Err("the first ones and following exclude each other".to_owned());
+        }
         let read = |text: &String| serde_json::from_str::<Filters>(text).map_err(|error| error.to_string());
-        let mut filters = asked.filter.as_ref().map(read).transpose()?.unwrap_or_default();
-        if let Some(verdict) = &asked.verdict {
+        let mut filters = self.filter.as_ref().map(read).transpose()?.unwrap_or_default();
+        if let Some(verdict) = &self.verdict {
             filters.allow.push(FlowFilter { verdict: vec![verdict.clone()], ..FlowFilter::default() });
         }
         filters.check()?;
-        let options = &control.gateway.options;
-        let teller = Teller { cluster: options.cluster.clone(), node: options.node.clone() };
-        Ok(Self { control, filters, strict: asked.form == "jsonpb", teller })
+        let Self { first, last, since, until, follow, .. } = *self;
+        Ok(Wanted { first, last, since, until, follow, filters })
     }
+}
 
-    /// The event as a line, if it is wanted. The names are those of now.
-    fn line(&self, seen: &Seen) -> Option<String> {
-        self.told(seen, &self.control.world().compiled)
-    }
-
-    fn told(&self, seen: &Seen, compiled: &Compiled) -> Option<String> {
-        // How a flow ended is for the metrics; Hubble has no such event.
-        if seen.event.kind == EventKind::End {
-            return None;
+fn line(told: Told<'_>, strict: bool, teller: &Teller) -> String {
+    let told = match told {
+        Told::Flow { flow, time, .. } if strict => hubble::line(flow, time, teller),
+        Told::Flow { flow, event, time, names } => {
+            let mut told = describe(event, time, names);
+            merge(&mut told, flow);
+            told
         }
-        let at = time(seen.milliseconds);
-        let flow = hubble::flow(&seen.event, &at, &self.teller, compiled);
-        if !self.filters.fits(&flow) {
-            return None;
+        Told::Lost { count, at, time } => {
+            let mut told = hubble::lost(count, at, time, teller);
+            if !strict {
+                told["event"] = json!("lost");
+            }
+            told
         }
-        if self.strict {
-            return Some(format!("{}\n", json!({"flow": flow, "node_name": self.teller.name(), "time": at})));
-        }
-        let mut told = describe(&seen.event, &at, compiled);
-        merge(&mut told, flow);
-        Some(format!("{told}\n"))
-    }
-
-    /// Events that a slow reader missed are told of whatever is asked for.
-    fn lost(&self, count: u64) -> String {
-        let at = time(crate::history::now());
-        let mut told = hubble::lost(count, &at, &self.teller);
-        if !self.strict {
-            told["event"] = json!("lost");
-        }
-        format!("{told}\n")
-    }
+    };
+    format!("{told}\n")
 }
 
 /// Ours, with what Hubble says beside it.
@@ -108,32 +85,12 @@ fn merge(ours: &mut Value, theirs: Value) {
     }
 }
 
-/// One JSON object a line: those of the past that are asked for, and with `follow` those to come.
 pub async fn serve(State(control): State<Arc<Control>>, Query(asked): Query<Asked>) -> Response {
-    let wrong = |why: String| (StatusCode::BAD_REQUEST, why).into_response();
-    if asked.first.is_some() && asked.follow {
-        return wrong("the first ones and following exclude each other".to_owned());
-    }
-    let telling = match Telling::new(Arc::clone(&control), &asked) {
-        Ok(telling) => telling,
-        Err(why) => return wrong(why),
+    let wanted = match asked.wanted() {
+        Ok(wanted) => wanted,
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
     };
-    let news = control.history.listen();
-    let past = {
-        let world = control.world();
-        let part = Part { first: asked.first, last: asked.last, since: asked.since, until: asked.until };
-        control.history.part(&part, |seen| telling.told(seen, &world.compiled))
-    };
-    if !asked.follow {
-        return past.concat().into_response();
-    }
-    let until = asked.until.unwrap_or(u64::MAX);
-    let coming = BroadcastStream::new(news)
-        .take_while(move |seen| seen.as_ref().is_ok_and(|seen| seen.milliseconds <= until) || seen.is_err())
-        .filter_map(move |seen| match seen {
-            Ok(seen) => telling.line(&seen),
-            Err(BroadcastStreamRecvError::Lagged(count)) => Some(telling.lost(count)),
-        });
-    let lines = tokio_stream::iter(past).chain(coming).map(Ok::<_, Infallible>);
-    Body::from_stream(lines).into_response()
+    let (strict, teller) = (asked.form == "jsonpb", teller(&control));
+    let lines = tell(control, wanted, move |told| line(told, strict, &teller));
+    Body::from_stream(ReceiverStream::new(lines).map(Ok::<_, Infallible>)).into_response()
 }

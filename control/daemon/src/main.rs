@@ -6,12 +6,14 @@ mod args;
 mod events;
 mod health;
 mod history;
+mod hubble;
 mod link;
 mod metrics;
 mod reading;
 mod reconcile;
 mod source;
 mod tally;
+mod telling;
 mod views;
 mod watches;
 
@@ -21,8 +23,9 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 use sluice_feed::steady::Steady;
-use sluice_policy::config;
+use sluice_policy::config::{self, Listen};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use args::{Args, LogForm};
 use reconcile::Control;
@@ -55,7 +58,11 @@ async fn run(args: &Args) -> Result<()> {
     control.reload();
     link::start(Arc::clone(&control));
     let serving = api::serve(Arc::clone(&control), &api_socket, &metrics).await?;
-    let telling = tokio::spawn(health::serve(Arc::clone(&control)));
+    let hubble = match &control.gateway.hubble {
+        Some(listen) => Some(hubble::serve(Arc::clone(&control), listen).await?),
+        None => None,
+    };
+    let probing = tokio::spawn(health::serve(Arc::clone(&control)));
     let (mut terminate, mut interrupt, mut hangup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
@@ -69,8 +76,13 @@ async fn run(args: &Args) -> Result<()> {
     }
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     serving.abort();
-    telling.abort();
-    drop(std::fs::remove_file(&api_socket));
+    probing.abort();
+    hubble.inspect(JoinHandle::abort);
+    for socket in
+        [Some(&api_socket), control.gateway.hubble.as_ref().and_then(Listen::path)].into_iter().flatten()
+    {
+        drop(std::fs::remove_file(socket));
+    }
     Ok(())
 }
 

@@ -16,7 +16,8 @@ use sluice_policy::objects::Objects;
 use sluice_policy::shelf::Shelf;
 
 use crate::addresses;
-use crate::history::History;
+use crate::history::{self, History};
+use crate::hubble::Namespaces;
 use crate::link::Link;
 use crate::reading;
 use crate::source::files::News;
@@ -41,6 +42,7 @@ pub struct Control {
     pub link: Link,
     pub watches: Watches,
     pub tally: Tally,
+    pub namespaces: Namespaces,
     /// Seconds from reading a change to its being live on every worker.
     pub latency: Histogram,
 }
@@ -103,6 +105,7 @@ impl Control {
             link: Link::default(),
             watches: Watches::default(),
             tally: Tally::default(),
+            namespaces: Namespaces::default(),
             latency: Histogram::new(LATENCIES),
         }
     }
@@ -216,9 +219,11 @@ impl Control {
     /// Events came: count them, keep them, tell those who listen.
     pub fn hear(&self, events: Vec<SentEvent>, lost: u64) {
         {
-            let world = self.world();
+            let (world, now) = (self.world(), history::now());
             for event in &events {
-                self.tally.add(&(*event).into(), &world.compiled);
+                let event = (*event).into();
+                self.tally.add(&event, &world.compiled);
+                self.namespaces.see(&event, &world.compiled, now);
             }
         }
         self.history.add(events, lost);

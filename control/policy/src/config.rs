@@ -2,6 +2,7 @@
 
 mod options;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +27,45 @@ pub struct Gateway {
     pub dataplane: DataplaneSettings,
     pub api_socket: PathBuf,
     pub metrics: String,
+    /// Where Hubble's clients are answered, if anywhere.
+    pub hubble: Option<Listen>,
     /// Interfaces, routes and neighbours for `replay`, as changes; and the names of the interfaces.
     pub replay: (Vec<Change>, Vec<String>),
+}
+
+/// Where clients come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Listen {
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp(_) => None,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let path = text.strip_prefix("unix://").unwrap_or(text);
+        if path.starts_with('/') {
+            return Some(Self::Unix(PathBuf::from(path)));
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        (!host.is_empty() && port.parse::<u16>().is_ok()).then(|| Self::Tcp(text.to_owned()))
+    }
 }
 
 /// Read a configuration file.
@@ -124,6 +162,7 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     let api_socket =
         PathBuf::from(api.loose_text("socket").unwrap_or_else(|| "/run/sluice/control.sock".to_owned()));
     let metrics = api.loose_text("metrics").unwrap_or_else(|| "127.0.0.1:9965".to_owned());
+    let hubble = hubble(&mut api);
     api.deny_unknown();
     dataplane.socket = api_socket.with_file_name("dataplane.sock");
     let replay = replay(&mut section(&mut spec, "replay", &nothing), &nothing);
@@ -131,7 +170,23 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     dataplane.known_names = options.tofqdns_pre_cache.as_ref().map(|path| base.join(path));
     options.settings.workers = dataplane.workers;
     options.ports = ports(&dataplane.interfaces);
-    Gateway { name, objects, options, dataplane, api_socket, metrics, replay }
+    Gateway { name, objects, options, dataplane, api_socket, metrics, hubble, replay }
+}
+
+fn hubble(api: &mut Fields<'_, '_>) -> Option<Listen> {
+    let text = api.loose_text("hubble").unwrap_or_else(|| "127.0.0.1:4245".to_owned());
+    if text == "off" {
+        return None;
+    }
+    let listen = Listen::parse(&text);
+    if listen.is_none() {
+        let node = api.node;
+        api.error(
+            node,
+            format!("hubble must be an address with a port, the path of a socket, or off, not {text}"),
+        );
+    }
+    listen
 }
 
 /// One a device, then one a VLAN, by the usual name of the kernel's device for it.
@@ -453,7 +508,8 @@ pub fn show(gateway: &Gateway) -> Json {
                 "peers": list(&options.settings.tunnels.peers)},
             "flows": {"max": dataplane.max_flows, "snapshot": dataplane.snapshot},
             "limits": {"objects": options.limits.objects, "fileBytes": options.limits.file_bytes},
-            "api": {"socket": gateway.api_socket, "metrics": gateway.metrics},
+            "api": {"socket": gateway.api_socket, "metrics": gateway.metrics,
+                "hubble": gateway.hubble.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)},
         },
     })
 }

@@ -48,15 +48,28 @@ pub fn event_type(event: &FlowEvent, names: &impl Naming) -> (u8, u8) {
     }
 }
 
-/// The whole line of an exporter: `{"flow", "node_name", "time"}`.
-pub fn line(event: &FlowEvent, time: &str, teller: &Teller, names: &impl Naming) -> Value {
-    json!({"flow": flow(event, time, teller, names), "node_name": teller.name(), "time": time})
+/// A flow as an exporter writes it: `{"flow", "node_name", "time"}`.
+pub fn line(flow: Value, time: &str, teller: &Teller) -> Value {
+    json!({"flow": flow, "node_name": teller.name(), "time": time})
+}
+
+/// Where events were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostAt {
+    /// Before they reached us.
+    Queue,
+    /// Here: overwritten before a slow reader came to them.
+    Ring,
 }
 
 /// Events that nobody could be told of.
-pub fn lost(count: u64, time: &str, teller: &Teller) -> Value {
+pub fn lost(count: u64, at: LostAt, time: &str, teller: &Teller) -> Value {
+    let source = match at {
+        LostAt::Queue => "OBSERVER_EVENTS_QUEUE",
+        LostAt::Ring => "HUBBLE_RING_BUFFER",
+    };
     json!({
-        "lost_events": {"source": "OBSERVER_EVENTS_QUEUE", "num_events_lost": count.to_string()},
+        "lost_events": {"source": source, "num_events_lost": count.to_string()},
         "node_name": teller.name(),
         "time": time,
     })
@@ -228,12 +241,9 @@ mod tests {
 
     #[test]
     fn a_drop_is_told_as_hubble_tells_it() {
-        let told = line(
-            &event(EventKind::Drop(DropReason::PolicyDenied)),
-            "2026-11-24T12:30:01.250Z",
-            &teller(),
-            &Lab,
-        );
+        let event = event(EventKind::Drop(DropReason::PolicyDenied));
+        let time = "2026-11-24T12:30:01.250Z";
+        let told = line(flow(&event, time, &teller(), &Lab), time, &teller());
         let flow = &told["flow"];
         assert_eq!(
             (told["node_name"].as_str(), flow["verdict"].as_str()),

@@ -13,7 +13,7 @@ use sluice_core::time::Now;
 use sluice_core::verdict::DropReason;
 use sluice_policy::config::Options;
 use sluice_policy::fqdn;
-use sluice_policy::hubble::{Teller, lost};
+use sluice_policy::hubble::{LostAt, Teller, lost};
 use sluice_policy::observed::describe;
 
 use shop::{ask, ccnp, cnp, judge, judge_with, learn, mistakes, number, reason, say};
@@ -416,14 +416,16 @@ fn trap_17_source_ranges_bind_load_balancers_and_outsiders_only() {
     assert_eq!(reason(&mut judge_with(&text, all), "203.0.113.5", "192.0.2.1", "TCP", 30080), 177);
 }
 
-/// Of this trap only events that were lost are ours: there is no gRPC server here whose health or version to ask for.
+/// The rest of this trap (health, version, filters) is tested where it is served: `control/daemon/src/hubble/tests.rs`.
 #[test]
-fn trap_18_lost_events_are_told_whatever_is_filtered() {
+fn trap_18_lost_events_are_no_flows() {
     let teller = Teller { cluster: "default".to_owned(), node: "edge".to_owned() };
-    let told = lost(7, "2026-11-24T12:00:00Z", &teller);
-    assert_eq!(told["lost_events"]["num_events_lost"], "7");
-    // Filters ask about flows, and this is none.
-    assert!(told.get("flow").is_none());
+    for (at, source) in [(LostAt::Queue, "OBSERVER_EVENTS_QUEUE"), (LostAt::Ring, "HUBBLE_RING_BUFFER")] {
+        let told = lost(7, at, "2026-11-24T12:00:00Z", &teller);
+        assert_eq!(told["lost_events"], json!({"source": source, "num_events_lost": "7"}));
+        // Filters ask about flows, and this is none.
+        assert!(told.get("flow").is_none());
+    }
 }
 
 #[test]

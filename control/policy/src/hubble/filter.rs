@@ -11,7 +11,8 @@ use crate::identity::holds_ip;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventType {
-    #[serde(rename = "type")]
+    /// 0: any.
+    #[serde(rename = "type", default)]
     pub kind: u8,
     #[serde(default)]
     pub match_sub_type: bool,
@@ -68,6 +69,12 @@ pub struct FlowFilter {
     pub tcp_flags: Vec<serde_json::Map<String, Value>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub node_name: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_cluster_name: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub destination_cluster_name: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub encrypted: Vec<bool>,
 }
 
 /// What is wanted and what is not.
@@ -79,6 +86,11 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// Nothing is asked for, so everything fits.
+    pub fn is_empty(&self) -> bool {
+        self.allow.is_empty() && self.deny.is_empty()
+    }
+
     /// `flow` is a flow in Hubble's shape.
     pub fn fits(&self, flow: &Value) -> bool {
         (self.allow.is_empty() || self.allow.iter().any(|filter| filter.fits(flow)))
@@ -92,22 +104,59 @@ impl Filters {
 }
 
 impl FlowFilter {
+    /// A filter in Hubble's JSON. What is wrong in it, or cannot be asked of our flows, is named by its field.
+    pub fn read(filter: &Value) -> Result<Self, String> {
+        for (field, value) in filter.as_object().into_iter().flatten() {
+            let alone = |value: &Value| serde_json::from_value::<Self>(serde_json::json!({field: value}));
+            // Every field that there is may be empty.
+            alone(&Value::Array(Vec::new()))
+                .map_err(|_| format!("{field}: this gateway's flows cannot be chosen by it"))?;
+            alone(value).map_err(|error| format!("{field}: {error}"))?;
+        }
+        let read: Self = serde_json::from_value(filter.clone()).map_err(|error| error.to_string())?;
+        read.check().map(|()| read)
+    }
+
     fn check(&self) -> Result<(), String> {
-        let mut ips = [&self.source_ip, &self.source_ip_xlated, &self.destination_ip].into_iter().flatten();
-        ips.try_for_each(|text| prefix(text).map(drop))?;
-        let mut labels = self.source_label.iter().chain(&self.destination_label);
-        labels.try_for_each(|text| Selector::parse(text).map(drop))?;
-        let known = |what: &str, list: &[String], all: &[&str]| {
-            let wrong = list.iter().find(|text| !all.iter().any(|one| one.eq_ignore_ascii_case(text)));
-            wrong.map_or(Ok(()), |text| Err(format!("{text} is no {what}: {}", all.join(", "))))
+        let all = |field: &str, list: &[String], check: &dyn Fn(&str) -> Result<(), String>| {
+            list.iter().try_for_each(|text| check(text).map_err(|why| format!("{field}: {why}")))
         };
+        let known = |field: &str, list: &[String], words: &[&str]| {
+            all(field, list, &|text| match words.iter().any(|word| word.eq_ignore_ascii_case(text)) {
+                true => Ok(()),
+                false => Err(format!("{text} is none of {}", words.join(", "))),
+            })
+        };
+        let net = |text: &str| prefix(text).map(drop);
+        all("source_ip", &self.source_ip, &net)?;
+        all("source_ip_xlated", &self.source_ip_xlated, &net)?;
+        all("destination_ip", &self.destination_ip, &net)?;
+        let selector = |text: &str| Selector::parse(text).map(drop);
+        all("source_label", &self.source_label, &selector)?;
+        all("destination_label", &self.destination_label, &selector)?;
+        let port = |text: &str| text.parse::<u16>().map(drop).map_err(|_| format!("{text} is no port"));
+        all("source_port", &self.source_port, &port)?;
+        all("destination_port", &self.destination_port, &port)?;
+        for (field, list) in [
+            ("source_pod", &self.source_pod),
+            ("destination_pod", &self.destination_pod),
+            ("source_service", &self.source_service),
+            ("destination_service", &self.destination_service),
+            ("source_cluster_name", &self.source_cluster_name),
+            ("destination_cluster_name", &self.destination_cluster_name),
+            ("node_name", &self.node_name),
+        ] {
+            let empty = |text: &str| if text.is_empty() { Err("an empty name".to_owned()) } else { Ok(()) };
+            all(field, list, &empty)?;
+        }
         let verdicts = ["FORWARDED", "DROPPED", "AUDIT", "REDIRECTED", "ERROR", "TRACED", "TRANSLATED"];
         known("verdict", &self.verdict, &verdicts)?;
         known("protocol", &self.protocol, &["tcp", "udp", "sctp", "icmp", "icmpv4", "icmpv6"])?;
-        known("direction", &self.traffic_direction, &["INGRESS", "EGRESS"])?;
+        known("traffic_direction", &self.traffic_direction, &["INGRESS", "EGRESS"])?;
+        known("ip_version", &self.ip_version, &["IPv4", "IPv6"])?;
         let reasons: Vec<&str> =
             sluice_core::verdict::DropReason::ALL.iter().map(|reason| reason.name()).collect();
-        known("drop reason of ours", &self.drop_reason_desc, &reasons)
+        known("drop_reason_desc", &self.drop_reason_desc, &reasons)
     }
 
     pub fn fits(&self, flow: &Value) -> bool {
@@ -131,8 +180,8 @@ impl FlowFilter {
             && any(&self.destination_label, |wanted| labelled(wanted, &flow["destination"]))
             && number(&self.source_identity, "/source/identity")
             && number(&self.destination_identity, "/destination/identity")
-            && any(&self.source_port, |wanted| port(flow, "source_port").as_ref() == Some(wanted))
-            && any(&self.destination_port, |wanted| port(flow, "destination_port").as_ref() == Some(wanted))
+            && any(&self.source_port, |wanted| is_port(flow, "source_port", wanted))
+            && any(&self.destination_port, |wanted| is_port(flow, "destination_port", wanted))
             && same(&self.verdict, "/verdict")
             && same(&self.drop_reason_desc, "/drop_reason_desc")
             && same(&self.traffic_direction, "/traffic_direction")
@@ -142,6 +191,9 @@ impl FlowFilter {
             && any(&self.reply, |wanted| reply(flow) == Some(*wanted))
             && any(&self.tcp_flags, |wanted| flagged(flow, wanted))
             && any(&self.node_name, |wanted| node(wanted, text("/node_name")))
+            && any(&self.source_cluster_name, |wanted| wanted == text("/source/cluster_name"))
+            && any(&self.destination_cluster_name, |wanted| wanted == text("/destination/cluster_name"))
+            && any(&self.encrypted, |wanted| flow["IP"]["encrypted"].as_bool().unwrap_or(false) == *wanted)
     }
 }
 
@@ -150,14 +202,14 @@ fn any<T>(list: &[T], holds: impl Fn(&T) -> bool) -> bool {
     list.is_empty() || list.iter().any(holds)
 }
 
-/// `[namespace/]prefix of the name`; `namespace/` is any name in it.
+/// `[namespace/]prefix of the name`; `namespace/` is any name in it, `/` any in all.
 fn named(wanted: &str, side: &Value, field: &str) -> bool {
-    let (namespace, start) = wanted.split_once('/').map_or((None, wanted), |(n, start)| (Some(n), start));
-    let own = |field: &str| side[field].as_str().unwrap_or_default();
     // Without a namespace it is the default one's, as in kubectl.
+    let (namespace, start) = wanted.split_once('/').unwrap_or(("default", wanted));
+    let own = |field: &str| side[field].as_str().unwrap_or_default();
     !own(field).is_empty()
         && own(field).starts_with(start)
-        && own("namespace") == namespace.unwrap_or("default")
+        && (namespace.is_empty() || own("namespace") == namespace)
 }
 
 fn labelled(wanted: &str, side: &Value) -> bool {
@@ -166,9 +218,10 @@ fn labelled(wanted: &str, side: &Value) -> bool {
     Selector::parse(wanted).is_ok_and(|selector| selector.fits(&labels))
 }
 
-fn port(flow: &Value, field: &str) -> Option<String> {
-    let l4 = flow["l4"].as_object()?.values().next()?;
-    l4.get(field).map(Value::to_string)
+fn is_port(flow: &Value, field: &str, wanted: &str) -> bool {
+    let l4 = flow["l4"].as_object().and_then(|l4| l4.values().next());
+    let port = l4.and_then(|l4| l4[field].as_u64());
+    port.is_some() && port == wanted.parse().ok()
 }
 
 fn speaks(flow: &Value, wanted: &str) -> bool {
@@ -180,7 +233,8 @@ fn is_of(flow: &Value, wanted: &EventType) -> bool {
     let field = |name: &str| flow["event_type"][name].as_u64().unwrap_or(0);
     // 101 is what is 0 on the wire.
     let sub = if wanted.sub_type == 101 { 0 } else { u64::from(wanted.sub_type) };
-    field("type") == u64::from(wanted.kind) && (!wanted.match_sub_type || field("sub_type") == sub)
+    (wanted.kind == 0 || field("type") == u64::from(wanted.kind))
+        && (!wanted.match_sub_type || field("sub_type") == sub)
 }
 
 /// Drops count as no replies.
@@ -189,9 +243,8 @@ fn reply(flow: &Value) -> Option<bool> {
 }
 
 fn flagged(flow: &Value, wanted: &serde_json::Map<String, Value>) -> bool {
-    let set = flow.pointer("/l4/TCP/flags");
-    let has = |name: &str| set.is_some_and(|set| set[name.to_ascii_uppercase()] == true);
-    wanted.iter().all(|(name, value)| *value != true || has(name))
+    let Some(set) = flow.pointer("/l4/TCP/flags") else { return false };
+    wanted.iter().all(|(name, value)| *value != true || set[name.to_ascii_uppercase()] == true)
 }
 
 /// `[cluster/]node`, with `*` for anything.
@@ -296,7 +349,8 @@ mod tests {
             "IP": {"source": "198.51.100.7", "destination": "10.244.0.11", "ipVersion": "IPv4"},
             "l4": {"TCP": {"source_port": 40000, "destination_port": 8080, "flags": {"SYN": true, "ECE": true}}},
             "source": {"identity": 9, "labels": ["reserved:world-ipv4"]},
-            "destination": {"identity": 300, "labels": ["k8s:app=web", "k8s:tier=front"], "namespace": "shop", "pod_name": "b1"},
+            "destination": {"identity": 300, "labels": ["k8s:app=web", "k8s:tier=front"], "namespace": "shop", "pod_name": "b1",
+                "cluster_name": "default"},
             "destination_service": {"name": "web", "namespace": "shop"},
             "node_name": "default/edge-1", "event_type": {"type": 1, "sub_type": 133},
         })
@@ -322,8 +376,12 @@ mod tests {
             json!({"protocol": ["tcp"], "tcp_flags": [{"SYN": true}], "ip_version": ["IPv4"]}),
             json!({"event_type": [{"type": 1}], "reply": [false], "traffic_direction": ["INGRESS"]}),
             json!({"event_type": [{"type": 1, "match_sub_type": true, "sub_type": 133}]}),
+            json!({"event_type": [{"match_sub_type": true, "sub_type": 133}]}),
             json!({"node_name": ["edge-*"]}),
             json!({"node_name": ["*/edge-1"]}),
+            json!({"destination_pod": ["/"], "destination_service": ["/w"]}),
+            json!({"destination_cluster_name": ["default"], "encrypted": [false]}),
+            json!({"destination_port": ["08080"]}),
         ] {
             assert!(fits(yes.clone()), "{yes}");
         }
@@ -340,6 +398,9 @@ mod tests {
             json!({"event_type": [{"type": 4}]}),
             json!({"node_name": ["edge-2"]}),
             json!({"node_name": ["other/*"]}),
+            json!({"source_pod": ["/"]}),
+            json!({"source_cluster_name": ["default"]}),
+            json!({"encrypted": [true]}),
         ] {
             assert!(!fits(no.clone()), "{no}");
         }
@@ -353,12 +414,15 @@ mod tests {
             json!({"drop_reason_desc": ["BAD_LUCK"]}),
             json!({"source_label": ["app in web"]}),
             json!({"protocol": ["http"]}),
+            json!({"source_port": ["web"]}),
+            json!({"destination_pod": [""]}),
+            json!({"http_path": ["/"]}),
+            json!({"event_type": [{"type": 4711}]}),
         ] {
-            let filters =
-                Filters { allow: vec![serde_json::from_value(wrong.clone()).unwrap()], deny: Vec::new() };
-            assert!(filters.check().is_err(), "{wrong}");
+            let why = FlowFilter::read(&wrong).unwrap_err();
+            let (field, _) = wrong.as_object().unwrap().iter().next().unwrap();
+            assert!(why.starts_with(&format!("{field}: ")), "{wrong}: {why}");
         }
-        assert!(serde_json::from_value::<FlowFilter>(json!({"http_path": ["/"]})).is_err());
     }
 
     #[test]
