@@ -10,6 +10,41 @@ pub(crate) fn time<T>(work: impl FnOnce() -> T) -> (f64, T) {
     (start.elapsed().as_secs_f64() * 1e9, result)
 }
 
+/// How often this thread has lost its core while it had something to do.
+fn switches() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Tells long stretches from those in which somebody else had the core.
+#[derive(Debug)]
+pub(crate) struct Undisturbed {
+    switches: u64,
+    /// How many stretches were not ours alone.
+    pub disturbed: u64,
+}
+
+impl Undisturbed {
+    /// Shorter than a turn of the scheduler by far: not looked at any closer.
+    const SHORT: f64 = 20_000.0;
+
+    pub(crate) fn new() -> Self {
+        Self { switches: switches(), disturbed: 0 }
+    }
+
+    /// Was all of this time, in nanoseconds, ours? Asked right after it.
+    pub(crate) fn was_ours(&mut self, time: f64) -> bool {
+        if time < Self::SHORT {
+            return true;
+        }
+        let before = std::mem::replace(&mut self.switches, switches());
+        let ours = before == self.switches;
+        self.disturbed += u64::from(!ours);
+        ours
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub(crate) const fn to_float(n: u64) -> f64 {
     n as f64

@@ -376,18 +376,21 @@ impl<'a> Rig<'a> {
         Ok(self.state.counters.forwarded - forwarded)
     }
 
-    /// How long single bursts take, with the clock in it.
+    /// How long single bursts take, with the clock in it; those are left out in which somebody else had the core.
     fn histogram(&mut self, bursts: u64) -> anyhow::Result<Histogram<u64>> {
         let mut histogram = Histogram::new_with_max(10_000_000_000, 3)?;
         if self.say == Say::Open {
             self.empty();
         }
+        let mut undisturbed = clock::Undisturbed::new();
         for slot in 0..bursts {
             let (tables, now) = (self.tables, self.now);
             let (mut packets, rest) = self.show(slot);
             let (time, ()) =
                 clock::time(|| forward(tables, rest.state, now, &mut packets, rest.fates, rest.events));
-            histogram.saturating_record(whole(time));
+            if undisturbed.was_ours(time) {
+                histogram.saturating_record(whole(time));
+            }
         }
         Ok(histogram)
     }

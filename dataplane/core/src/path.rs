@@ -328,19 +328,16 @@ fn last_flag(hot: &Hot) -> u8 {
 /// Let time pass: forget flows and fragments that have had their time. Bounded work; call it once a turn or so.
 pub fn tick<S: EventSink>(tables: &Tables, state: &mut State, now: Now, events: &mut S) {
     let timeouts = state.config.timeouts;
-    let mut ended: ArrayVec<FlowEvent, 32> = ArrayVec::new();
-    let removed = state.flows.sweep(now, &timeouts, |flows, flow| {
-        let event = flow_event(tables, flows, now, EventKind::End, flow);
-        if ended.try_push(event).is_err() {
-            for event in ended.drain(..) {
-                events.emit(&event);
-            }
-            ended.push(event);
+    let removed = state.flows.sweep(now, &timeouts, |flows, over| {
+        for flow in over {
+            let keys = flows.keys(*flow);
+            tables.ipcache.prefetch(keys.original.src, keys.original.v4);
+            tables.ipcache.prefetch(keys.translated.dst, keys.original.v4);
+        }
+        for flow in over {
+            events.emit(&flow_event(tables, flows, now, EventKind::End, *flow));
         }
     });
-    for event in &ended {
-        events.emit(event);
-    }
     state.counters.flows_ended += u64::from(removed);
 }
 

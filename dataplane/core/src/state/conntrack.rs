@@ -10,6 +10,7 @@
 //! its timeout.
 
 mod entry;
+mod sweep;
 
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -18,7 +19,7 @@ use core::net::Ipv6Addr;
 
 use hashbrown::HashMap;
 
-use super::flow::{self, Cold, Hot, Keys, LIVE, ODD, REPLIED, TRANSLATED, Timeouts, V4};
+use super::flow::{self, Cold, Hot, Keys, LIVE, ODD, REPLIED, TRANSLATED, V4};
 use super::tcp::TcpState;
 use crate::checksum::Delta;
 use crate::flow_key::FlowKey;
@@ -29,13 +30,8 @@ use crate::time::Now;
 
 use entry::arrives_v6;
 pub(crate) use entry::{Entry, differ};
+pub use sweep::SWEEP_SECONDS;
 
-/// In how many seconds the sweep passes every entry.
-pub const SWEEP_SECONDS: u64 = 4;
-/// Entries looked at in one turn, at most: some microseconds.
-const SWEEP_MOST: usize = 512;
-/// And removed, which costs more: when a million flows run out at once, no burst waits for longer than these take.
-const REMOVE_MOST: u32 = 64;
 /// Distinct frontends and NAT addresses that flows of one worker may refer to.
 const MAX_ADDRESSES: usize = u16::MAX as usize;
 const LANES: usize = 8;
@@ -139,7 +135,7 @@ impl FlowTable {
         let flows = max_flows.clamp(16, 1 << 30) as usize;
         // Two keys a flow at 80 % load: 2.5 places a flow, 8 places a bucket.
         let buckets = (flows * 5).div_ceil(2 * LANES);
-        let mut addresses = Vec::with_capacity(MAX_ADDRESSES);
+        let mut addresses: Vec<[u64; 2]> = touched([u64::MAX; 2], MAX_ADDRESSES).into();
         addresses.push([0; 2]);
         Self {
             seed,
@@ -147,7 +143,7 @@ impl FlowTable {
             hot: vec![Hot::default(); flows + 1],
             cold: vec![Cold::default(); flows + 1],
             // As long as it can become: nothing is moved when many flows end at once.
-            free: Vec::with_capacity(flows),
+            free: touched(u32::MAX, flows).into(),
             high: 1,
             live: 0,
             addresses,
@@ -156,7 +152,7 @@ impl FlowTable {
                 MAX_ADDRESSES,
                 ahash::RandomState::with_seeds(seed.0[0], seed.0[1], seed.0[2], seed.0[3]),
             ),
-            half_open: VecDeque::with_capacity((flows / 4).clamp(16, 1 << 20)),
+            half_open: touched(u32::MAX, (flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),
         }
@@ -375,7 +371,7 @@ impl FlowTable {
         let linked = self.link(&places[0], FlowRef::new(index, false))
             && self.link(&places[1], FlowRef::new(index, true));
         if !linked {
-            self.unlink(&original, FlowRef::new(index, false));
+            self.unlink(&places[0], FlowRef::new(index, false));
             self.give_back(index);
             return Err(InsertError::Full);
         }
@@ -507,9 +503,13 @@ impl FlowTable {
         self.leaves_as(reference.other()).reverse()
     }
 
-    fn unlink(&mut self, key: &FlowKey, reference: FlowRef) {
-        let place = self.place(key);
-        for bucket in self.both(&place) {
+    /// Where both directions of a flow lie.
+    fn places_of(&self, flow: FlowRef) -> [Place; 2] {
+        [flow, flow.other()].map(|flow| self.place(&self.key_of(flow)))
+    }
+
+    fn unlink(&mut self, place: &Place, reference: FlowRef) {
+        for bucket in self.both(place) {
             let bucket = &mut self.buckets[bucket as usize];
             if let Some(lane) = bucket.refs.iter().position(|r| *r == reference.0) {
                 bucket.refs[lane] = 0;
@@ -521,12 +521,14 @@ impl FlowTable {
 
     /// Forget a flow.
     pub fn remove(&mut self, flow: FlowRef) {
-        let index = flow.index();
-        for is_reply in [false, true] {
-            let reference = FlowRef::new(index, is_reply);
-            self.unlink(&self.key_of(reference), reference);
-        }
-        self.give_back(index);
+        let flow = FlowRef::new(flow.index(), false);
+        self.forget(flow, &self.places_of(flow));
+    }
+
+    fn forget(&mut self, flow: FlowRef, places: &[Place; 2]) {
+        self.unlink(&places[0], flow);
+        self.unlink(&places[1], flow.other());
+        self.give_back(flow.index());
         self.live -= 1;
     }
 
@@ -535,38 +537,20 @@ impl FlowTable {
         self.free.push(index);
     }
 
-    /// Look at as many entries as time asks for; the expired ones are shown to `ended` and removed.
-    pub fn sweep(&mut self, now: Now, timeouts: &Timeouts, mut ended: impl FnMut(&Self, FlowRef)) -> u32 {
-        let elapsed = now.0.saturating_sub(self.swept.0).min(SWEEP_SECONDS * Now::SECOND);
-        let due = elapsed * u64::from(self.high) / (SWEEP_SECONDS * Now::SECOND);
-        if due == 0 {
-            return 0;
-        }
-        self.swept = now;
-        let mut removed = 0;
-        for _ in 0..usize::try_from(due).map_or(SWEEP_MOST, |due| due.min(SWEEP_MOST)) {
-            let index = self.cursor;
-            self.cursor = if index + 1 >= self.high { 1 } else { index + 1 };
-            let hot = &self.hot[index as usize];
-            if hot.is(LIVE) && now.seconds().saturating_sub(hot.seen) > timeouts.of(hot) {
-                let flow = FlowRef::new(index, false);
-                ended(self, flow);
-                self.remove(flow);
-                removed += 1;
-                if removed >= REMOVE_MOST {
-                    break;
-                }
-            }
-        }
-        removed
-    }
-
     /// All flows, in memory order, from this entry on; with each the entry to go on from.
     pub fn iter_from(&self, start: u32) -> impl Iterator<Item = (u32, FlowRef)> + '_ {
         (start.max(1)..self.high)
             .filter(|index| self.hot[*index as usize].is(LIVE))
             .map(|index| (index + 1, FlowRef::new(index, false)))
     }
+}
+
+/// Room for so many whose pages have been written to: the kernel takes a fraction of a millisecond for one, and no packet
+/// shall wait for that.
+fn touched<T: Clone>(value: T, count: usize) -> VecDeque<T> {
+    let mut room = VecDeque::from(vec![value; count]);
+    room.clear();
+    room
 }
 
 /// The low half of a hash, scaled to `count` choices.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::vec::Vec;
 
 use super::*;
+use crate::state::flow::Timeouts;
 
 fn key(n: u32, v4: bool) -> FlowKey {
     let ip = |net: u8, n: u32| {
@@ -95,7 +96,9 @@ fn the_sweep_ends_what_is_idle_and_spares_what_is_not() {
     for tenth in 0..600 {
         let now = Now(tenth * Now::SECOND / 10);
         table.parts(spared).0.seen = now.seconds();
-        table.sweep(now, &Timeouts::default(), |_, _| ended += 1);
+        table.sweep(now, &Timeouts::default(), |table, over| {
+            ended += over.iter().filter(|flow| table.hot(**flow).is(LIVE)).count();
+        });
     }
     assert_eq!((ended, table.occupancy().0), (999, 1));
     assert!(table.find(&key(500, true)).is_some());
