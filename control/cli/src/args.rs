@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::encoded;
 use crate::observe::Observe;
 use crate::output::Form;
 
@@ -46,13 +47,13 @@ pub enum Command {
     /// How the running gateway is: generation, workers, devices, attach modes, table pressure.
     Status(Shown),
     /// Services with their frontends and backends.
-    Services(Shown),
+    Services(Listed),
     /// Policies, what they select and enforce.
-    Policies(Shown),
+    Policies(Listed),
     /// Identities: number and labels.
-    Identities(Shown),
+    Identities(Listed),
     /// Endpoints: name, addresses, identity, what is enforced for them.
-    Endpoints(Shown),
+    Endpoints(Listed),
     /// Flows in the running gateway's tables.
     Flows(Flows),
     /// What happened lately: new, ended and dropped flows with their names, reasons and rules.
@@ -63,7 +64,7 @@ pub enum Command {
     /// Write packets of the running gateway as pcapng for Wireshark, with verdict and deciding rules in the comment.
     Capture(Capture),
     /// DNS names that policies learned, with their addresses.
-    Names(Shown),
+    Names(Listed),
     /// Translated sources: pools, ports in use.
     Nat(Shown),
     /// Counters and gauges in Prometheus text form.
@@ -254,10 +255,19 @@ pub struct Shown {
 }
 
 #[derive(Debug, Args)]
+pub struct Listed {
+    /// One alone: its name, namespace/name, number, an address of its own or a label; exit code 1 if there is none.
+    #[arg(value_name = "WHICH")]
+    pub which: Option<String>,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Form,
+}
+
+#[derive(Debug, Args)]
 pub struct Flows {
     #[command(flatten)]
     pub filter: Filter,
-    /// At most so many.
+    /// At most so many. With a filter the first 100,000 flows are looked at.
     #[arg(long, default_value_t = 1000)]
     pub limit: u32,
     #[arg(short, long, value_enum, default_value_t)]
@@ -336,7 +346,7 @@ pub struct WatchFilter {
 /// Which flows or packets. All that are given must hold.
 #[derive(Debug, Default, Args)]
 pub struct Filter {
-    /// Address or prefix, either side.
+    /// Address, prefix, namespace/name, node, or service:namespace/name, either side.
     #[arg(long)]
     pub ip: Option<String>,
     /// Port, either side.
@@ -358,7 +368,7 @@ impl Filter {
         ];
         for (name, value) in fields {
             if let Some(value) = value {
-                query.push_str(&format!("&{name}={value}"));
+                query.push_str(&format!("&{name}={}", encoded(&value)));
             }
         }
         query

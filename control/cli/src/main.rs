@@ -37,15 +37,10 @@ fn main() -> ExitCode {
         Ok(Answer::No) => ExitCode::from(1),
         Ok(Answer::Partly) => ExitCode::from(2),
         Err(error) => {
-            complain(&error);
+            output::complain(&format!("{error:#}"));
             ExitCode::from(2)
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "the one place where errors meet people")]
-fn complain(error: &anyhow::Error) {
-    eprintln!("sluice: {error:#}");
 }
 
 fn dispatch(cli: &Cli) -> Result<Answer> {
@@ -62,12 +57,12 @@ fn dispatch(cli: &Cli) -> Result<Answer> {
         Command::Dump(args) => done(offline::dump(args)),
         Command::Replay(args) => done(replay::replay(args)),
         Command::Status(args) => done(live::status(&client, args.output)),
-        Command::Services(args) => done(live::list(&client, "services", args.output)),
-        Command::Policies(args) => done(live::list(&client, "policies", args.output)),
-        Command::Identities(args) => done(live::list(&client, "identities", args.output)),
-        Command::Endpoints(args) => done(live::list(&client, "endpoints", args.output)),
-        Command::Names(args) => done(live::list(&client, "names", args.output)),
-        Command::Nat(args) => done(live::list(&client, "nat", args.output)),
+        Command::Services(args) => live::list(&client, "services", args.which.as_deref(), args.output),
+        Command::Policies(args) => live::list(&client, "policies", args.which.as_deref(), args.output),
+        Command::Identities(args) => live::list(&client, "identities", args.which.as_deref(), args.output),
+        Command::Endpoints(args) => live::list(&client, "endpoints", args.which.as_deref(), args.output),
+        Command::Names(args) => live::list(&client, "names", args.which.as_deref(), args.output),
+        Command::Nat(args) => live::list(&client, "nat", None, args.output),
         Command::Flows(args) => done(live::flows(&client, args)),
         Command::Observe(args) => done(observe::observe(&client, args)),
         Command::Trace(args) => done(watch::trace(&client, args)),

@@ -73,6 +73,12 @@ pub fn line(text: &str) -> Result<()> {
     }
 }
 
+/// What is no part of an answer.
+#[expect(clippy::print_stderr, reason = "the one place where errors meet people")]
+pub fn complain(what: &str) {
+    eprintln!("sluice: {what}");
+}
+
 fn table(columns: &[Column], list: &Value) -> String {
     let empty = Vec::new();
     let mut cells: Vec<Vec<String>> =

@@ -10,12 +10,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Deserialize;
-use serde_json::Value;
+use sluice_policy::sighted::Wanted;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use crate::reconcile::Control;
-use crate::{events, views, watches};
+use crate::{events, families, views, watches};
 
 type Shared = State<Arc<Control>>;
 
@@ -73,7 +73,7 @@ async fn names(control: Shared) -> Response {
 }
 
 async fn metrics_text(control: Shared) -> Response {
-    let text = views::metrics(&control).await;
+    let text = families::metrics(&control).await;
     ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
@@ -104,32 +104,26 @@ async fn livez(Query(asked): Query<std::collections::HashMap<String, String>>) -
 
 /// What a request asks for; all that is given must hold.
 #[derive(Debug, Default, Deserialize)]
-struct Wanted {
+struct Asked {
     ip: Option<String>,
     port: Option<u16>,
     protocol: Option<String>,
-    limit: Option<u32>,
+    limit: Option<usize>,
 }
 
-async fn flows(control: Shared, Query(wanted): Query<Wanted>) -> Response {
-    match views::flows(&control, wanted.limit.unwrap_or(1000)).await {
-        Ok(list) => {
-            let fits = |flow: &Value| {
-                let has = |text: &str| {
-                    ["source", "destination"]
-                        .iter()
-                        .any(|side| flow[side].as_str().is_some_and(|s| s.contains(text)))
-                };
-                wanted.ip.as_ref().is_none_or(|ip| has(ip))
-                    && wanted.port.is_none_or(|port| has(&format!(":{port}")))
-                    && wanted
-                        .protocol
-                        .as_ref()
-                        .is_none_or(|p| flow["proto"].as_str().is_some_and(|f| f.eq_ignore_ascii_case(p)))
-            };
-            Json(list.as_array().into_iter().flatten().filter(|flow| fits(flow)).cloned().collect::<Value>())
-                .into_response()
-        }
+async fn flows(control: Shared, Query(asked): Query<Asked>) -> Response {
+    let wanted = Wanted {
+        ip: asked.ip.into_iter().collect(),
+        port: asked.port.into_iter().collect(),
+        protocol: asked.protocol.into_iter().collect(),
+        ..Wanted::default()
+    };
+    let filter = match wanted.resolve(&control.world().compiled) {
+        Ok(filter) => filter,
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    };
+    match views::flows(&control, &filter, asked.limit.unwrap_or(1000)).await {
+        Ok(list) => Json(list).into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     }
 }

@@ -4,6 +4,7 @@ mod addresses;
 mod api;
 mod args;
 mod events;
+mod families;
 mod health;
 mod history;
 mod hubble;

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use sluice_core::tables::record::{Change, ClassId, PeerSetId, PolicyClass, PolicyEntry, PortRange};
 use sluice_core::verdict::Action;
 
-use super::Compiled;
+use super::{Compiled, source_json};
 use crate::config::Enforcement;
 use crate::engine::Heard;
 use crate::observed::Naming;
-use crate::policy::{Direction, Policy, Subject};
+use crate::policy::{Direction, Policy, Subject, Tier};
 use crate::service::frontends;
 
 impl Compiled {
@@ -25,19 +25,32 @@ impl Compiled {
     pub fn show_endpoints(&self) -> Value {
         let show = |endpoint: &crate::objects::Endpoint| {
             let owner = endpoint.addresses.first().and_then(|ip| self.engine.owner(*ip));
-            let enforced = |direction| {
-                owner
-                    .as_ref()
-                    .is_some_and(|(party, _)| !self.engine.enforcing(party.slot, direction).is_empty())
+            let slot = owner.as_ref().map(|(party, _)| party.slot);
+            let enforced = |direction| slot.is_some_and(|slot| self.engine.is_enforced(slot, direction));
+            let by = |direction| -> Value {
+                let sources = slot.map(|slot| self.engine.enforcing(slot, direction)).unwrap_or_default();
+                sources.into_iter().map(source_json).collect()
             };
+            let ports = endpoint.ports.iter().map(|(name, proto, port)| {
+                json!({"name": name, "proto": crate::observed::protocol(*proto), "port": port})
+            });
+            let labels: Vec<String> = owner
+                .as_ref()
+                .map_or_else(Vec::new, |(party, _)| party.labels.iter().map(ToString::to_string).collect());
             json!({
                 "kind": endpoint.kind,
                 "namespace": endpoint.namespace,
                 "name": endpoint.name,
+                "node": endpoint.node,
                 "addresses": endpoint.addresses,
+                "ports": ports.collect::<Vec<_>>(),
                 "identity": owner.as_ref().map_or(0, |(party, _)| party.number),
+                "labels": labels,
+                "audit": slot.is_some_and(|slot| self.engine.is_audited(slot)),
                 "ingress_enforced": enforced(Direction::Ingress),
                 "egress_enforced": enforced(Direction::Egress),
+                "ingress_enforced_by": by(Direction::Ingress),
+                "egress_enforced_by": by(Direction::Egress),
             })
         };
         self.objects.endpoints.values().map(show).collect()
@@ -50,12 +63,19 @@ impl Compiled {
                 "kind": policy.source.kind,
                 "namespace": policy.source.namespace,
                 "name": policy.source.name,
-                "selects": format!("{selects} identities"),
+                "at": format!("{}:{}", policy.at.place.file, policy.at.line),
+                "selects": selects,
                 "selector": match &policy.subject {
                     Subject::Endpoints(selector) => format!("{selector}"),
                     Subject::Nodes(selector) => format!("nodes with {selector}"),
                 },
                 "enforced": enforced(policy, selects, self.options.enforcement),
+                "tier": policy.rules.first().map_or("Normal", |rule| match rule.tier {
+                    Tier::Admin => "Admin",
+                    Tier::Normal => "Normal",
+                    Tier::Baseline => "Baseline",
+                }),
+                "log": policy.log,
                 "ingress": count(Direction::Ingress),
                 "egress": count(Direction::Egress),
                 "default_deny": {

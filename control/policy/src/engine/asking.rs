@@ -138,6 +138,11 @@ impl Engine {
         class.is_some_and(|class| class.key.default_deny)
     }
 
+    /// Is what would be denied to it, either way, forwarded and told?
+    pub fn is_audited(&self, slot: IdentitySlot) -> bool {
+        self.settings.audit || self.slots.all.get(slot.0).is_some_and(|slot| slot.key.audit)
+    }
+
     /// All rules that decided as this one did: of the same rank, for the same peer and port.
     pub fn deciding(
         &self,
