@@ -80,8 +80,16 @@ impl Lane {
         )
     }
 
-    /// Have a device's packets handled by a kernel thread of its own on this core, not on the core that sent them.
-    pub(crate) fn threaded(&self, namespace: &str, device: &str, core: usize) -> anyhow::Result<()> {
+    /// Have a device's packets handled by a kernel thread of its own on this core, not on the core that sent them. Beside the
+    /// generator it has to be as urgent as a NIC's interrupt: behind the scheduler's slices of milliseconds its ring of 256
+    /// overflows at any rate. Beside a gateway that would leave the gateway no time.
+    pub(crate) fn threaded(
+        &self,
+        namespace: &str,
+        device: &str,
+        core: usize,
+        urgent: bool,
+    ) -> anyhow::Result<()> {
         // A sysfs of the namespace's own, as `ip netns exec` mounts it.
         // A device has such a thread only once there is an XDP program on it: wait for that.
         let once = format!("echo 1 2>&- > /sys/class/net/{device}/threaded");
@@ -94,8 +102,9 @@ impl Lane {
             if name.trim().starts_with(wanted.get(..15).unwrap_or(&wanted)) {
                 let id = process.file_name().to_string_lossy().into_owned();
                 run(Command::new("taskset").args(["-p", "-c", &core.to_string(), &id]))?;
-                // No less urgent than we are (`nice -n -10 sluice-bench …` on a machine with other work).
-                run(Command::new("renice").args(["-n", &niceness(), "-p", &id]))?;
+                if urgent {
+                    run(Command::new("chrt").args(["--fifo", "-p", "50", &id]))?;
+                }
             }
         }
         Ok(())
@@ -121,13 +130,6 @@ impl Drop for Lane {
             drop(Command::new("ip").args(["netns", "delete", namespace]).stderr(Stdio::null()).status());
         }
     }
-}
-
-fn niceness() -> String {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name may hold spaces; what follows its parenthesis begins with the third field, niceness is the nineteenth.
-    let fields = stat.rsplit(')').next().unwrap_or_default();
-    fields.split_whitespace().nth(16).unwrap_or("0").to_owned()
 }
 
 fn ip(args: &[&str]) -> anyhow::Result<()> {

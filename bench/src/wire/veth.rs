@@ -82,15 +82,13 @@ impl Stage {
         for (number, peer) in args.peers.iter().enumerate() {
             let gateway = Gateway::start(*peer, number, services, args.gateway_core)?;
             let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
-            // Beside the generator the receiving half runs in its turn, not against it: a thread of its own there would wait
-            // for the scheduler while its ring of 256 overflows.
-            if !(args.two_cores && peer.is_af_xdp()) {
-                gateway.lane.threaded(inner, front, args.gateway_core)?;
-            }
+            let beside_generator = args.two_cores && peer.is_af_xdp();
+            let core = if beside_generator { args.generator_core } else { args.gateway_core };
+            gateway.lane.threaded(inner, front, core, beside_generator)?;
             let trials = Remote::start(outside, to)?;
             // The sink's program must be on before packets come.
             std::thread::sleep(Duration::from_millis(200));
-            gateway.lane.threaded(outside, to, args.generator_core)?;
+            gateway.lane.threaded(outside, to, args.generator_core, true)?;
             say(&format!("{name} with {services} services: ready in {:.2} s", gateway.ready_seconds));
             contenders.push(Contender { trials, gateway, next: 0 });
         }
