@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 
 use super::lab::{Lane, SERVERS};
 use super::rules;
@@ -16,7 +17,7 @@ use crate::args::Peer;
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub peer: Peer,
-    /// From the start of the set-up until everything was in force.
+    /// From the start of the set-up until everything was in force, Maglev rows excepted.
     pub ready_seconds: f64,
     children: Vec<Child>,
     folder: Option<PathBuf>,
@@ -31,6 +32,7 @@ impl Gateway {
         let (seconds, made) = crate::clock::time(|| gateway.make(services, core));
         made.with_context(|| format!("cannot set up {}", peer.name()))?;
         gateway.ready_seconds = seconds / 1e9;
+        gateway.settle()?;
         Ok(gateway)
     }
 
@@ -101,7 +103,7 @@ impl Gateway {
         fs::write(folder.join("objects/services.yaml"), rules::objects(services))?;
         let config = folder.join("gateway.yaml");
         fs::write(&config, self.config(&folder.display().to_string(), core))?;
-        let program = std::env::current_exe()?.with_file_name("sluice");
+        let program = sluice()?;
         let log = fs::File::create(folder.join("log"))?;
         let child = inside(&self.lane.gateway, &program)
             .arg("run")
@@ -113,7 +115,7 @@ impl Gateway {
             .spawn()
             .with_context(|| format!("cannot start {} (build it beside this program)", program.display()))?;
         self.children.push(child);
-        self.wait_for(&program, &folder.join("control.sock").display().to_string(), services)
+        self.wait_until_ready(services)
     }
 
     fn config(&self, folder: &str, core: usize) -> String {
@@ -127,19 +129,40 @@ impl Gateway {
     }
 
     /// Ready is when every service is in the dataplane's tables.
-    fn wait_for(&mut self, program: &Path, socket: &str, services: u32) -> anyhow::Result<()> {
+    fn wait_until_ready(&mut self, services: u32) -> anyhow::Result<()> {
+        self.wait_for("ready", |status| in_force(status, services))
+    }
+
+    /// Rows of Maglev tables follow in idle time. They are waited for: what is measured is a gateway at work, not its start.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        if self.peer != Peer::Sluice {
+            return Ok(());
+        }
+        self.wait_for("done with its Maglev rows", |status| {
+            status.pointer("/dataplane/tables/maglev_rows_pending").is_some_and(|rows| rows == 0)
+        })
+    }
+
+    /// Ask the gateway for its status until it is as wanted.
+    fn wait_for(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
+        let folder = self.folder.as_deref().context("a gateway without a folder")?;
+        let socket = folder.join("control.sock");
+        let program = sluice()?;
         let limit = deadline(60);
         while !past(limit) {
             if let Some(Ok(Some(status))) = self.children.last_mut().map(Child::try_wait) {
                 bail!("`sluice run` ended: {status}\n{}", self.log());
             }
-            let status = Command::new(program).args(["status", "--socket", socket, "-o", "json"]).output()?;
-            if status.status.success() && in_force(&status.stdout, services) {
+            let asked =
+                Command::new(&program).args(["status", "-o", "json", "--socket"]).arg(&socket).output()?;
+            if asked.status.success()
+                && serde_json::from_slice(&asked.stdout).is_ok_and(|status| is_so(&status))
+            {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        bail!("the gateway was not ready within a minute\n{}", self.log())
+        bail!("the gateway was not {what} within a minute\n{}", self.log())
     }
 
     /// What the gateway said.
@@ -147,6 +170,11 @@ impl Gateway {
         let folder = self.folder.clone().unwrap_or_default();
         fs::read_to_string(folder.join("log")).unwrap_or_default()
     }
+}
+
+/// The product, built beside this program.
+fn sluice() -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("sluice"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
@@ -160,10 +188,9 @@ fn past(deadline: Instant) -> bool {
 }
 
 /// Does the dataplane hold all services, with its program on every device?
-fn in_force(status: &[u8], services: u32) -> bool {
-    let Ok(status) = serde_json::from_slice::<serde_json::Value>(status) else { return false };
-    let held = status.pointer("/dataplane/tables/services").and_then(serde_json::Value::as_u64);
-    let devices = status.pointer("/dataplane/devices").and_then(serde_json::Value::as_array);
+fn in_force(status: &Value, services: u32) -> bool {
+    let held = status.pointer("/dataplane/tables/services").and_then(Value::as_u64);
+    let devices = status.pointer("/dataplane/devices").and_then(Value::as_array);
     let attached = devices.is_some_and(|devices| {
         devices.iter().all(|device| matches!(device["mode"].as_str(), Some("native" | "generic")))
     });

@@ -1,5 +1,5 @@
-//! `veth`: the whole gateway over virtual cables, its peers beside it in the same run. Each peer has a lane of its own and
-//! the same cores; they take turns, so that what the machine does beside hits all of them.
+//! `veth`: the whole gateway over virtual cables, its peers beside it in the same run. Each peer with each number of services has
+//! a lane of its own and the same cores; they take turns, so that what the machine does beside hits all of them.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,6 +34,8 @@ struct Row {
     loss_free: Option<f64>,
     /// Sluice's saturated rate over this peer's, round by round: least, median, most.
     sluice_over_this: Option<[f64; 3]>,
+    /// This peer's saturated rate over its own with the first number of services.
+    over_first_services: Option<[f64; 3]>,
     ready_seconds: f64,
     /// At half the saturated rate: seconds, packets, packets lost.
     soak: Option<(f64, u64, u64)>,
@@ -53,104 +55,97 @@ pub(crate) fn run(args: &VethArgs) -> anyhow::Result<()> {
     let stop = stop::on_signals()?;
     ensure!(std::thread::available_parallelism()?.get() >= 2, "two cores are needed: one for each side");
     let _room = ConntrackRoom::make();
-    let mut rows = Vec::new();
+    let mut contenders = Vec::new();
     for services in &args.services {
-        if !stop.asked() {
-            let stage = Stage::build(args, *services)?;
-            stage.measure(args, &stop, &mut rows)?;
+        for peer in &args.peers {
+            if !stop.asked() {
+                contenders.push(Contender::build(args, contenders.len(), *peer, *services)?);
+            }
         }
     }
+    let rows = measure(args, &stop, &mut contenders)?;
     print(args, rows)
 }
 
 /// A peer in its lane, and trials at the lane's ends.
 struct Contender {
+    services: u32,
     trials: Remote,
     gateway: Gateway,
     /// The first flow that was not seen yet.
     next: u64,
 }
 
-struct Stage {
-    services: u32,
-    contenders: Vec<Contender>,
-}
-
-impl Stage {
-    fn build(args: &VethArgs, services: u32) -> anyhow::Result<Self> {
-        let mut contenders = Vec::new();
-        for (number, peer) in args.peers.iter().enumerate() {
-            let gateway = Gateway::start(*peer, number, services, args.gateway_core)?;
-            let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
-            let beside_generator = args.two_cores && peer.is_af_xdp();
-            let core = if beside_generator { args.generator_core } else { args.gateway_core };
-            gateway.lane.threaded(inner, front, core, beside_generator)?;
-            let trials = Remote::start(outside, to)?;
-            // The sink's program must be on before packets come.
-            std::thread::sleep(Duration::from_millis(200));
-            gateway.lane.threaded(outside, to, args.generator_core, true)?;
-            say(&format!("{name} with {services} services: ready in {:.2} s", gateway.ready_seconds));
-            contenders.push(Contender { trials, gateway, next: 0 });
-        }
-        Ok(Self { services, contenders })
-    }
-
-    fn measure(mut self, args: &VethArgs, stop: &Stop, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-        for traffic in &args.traffic {
-            let mut saturated: Vec<Vec<f64>> = vec![Vec::new(); self.contenders.len()];
-            // One round more: the first warms up and is not counted.
-            for round in 0..=args.rounds {
-                for (contender, rates) in self.contenders.iter_mut().zip(&mut saturated) {
-                    if stop.asked() {
-                        break;
-                    }
-                    let outcome = contender.trial(args, *traffic, self.services, 0.0, args.seconds)?;
-                    if round > 0 {
-                        rates.push(outcome.forwarded);
-                    }
+/// All trials, and a row for each kind of traffic and each contender.
+fn measure(args: &VethArgs, stop: &Stop, contenders: &mut [Contender]) -> anyhow::Result<Vec<Row>> {
+    let who: Vec<(Peer, u32)> = contenders.iter().map(|c| (c.gateway.peer, c.services)).collect();
+    let mut rows = Vec::new();
+    for traffic in &args.traffic {
+        let mut saturated: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
+        // One round more: the first warms up and is not counted.
+        for round in 0..=args.rounds {
+            for (contender, rates) in contenders.iter_mut().zip(&mut saturated) {
+                if stop.asked() {
+                    break;
+                }
+                let outcome = contender.trial(args, *traffic, 0.0, args.seconds)?;
+                if round > 0 {
+                    rates.push(outcome.forwarded);
                 }
             }
-            let sluice = self.contenders.iter().position(|c| c.gateway.peer == Peer::Sluice);
-            for (index, contender) in self.contenders.iter_mut().enumerate() {
-                let rates = &saturated[index];
-                if rates.is_empty() {
-                    continue;
-                }
-                let over = sluice.filter(|ours| *ours != index).map(|ours| ratios(&saturated[ours], rates));
-                let loss_free = (args.steps > 0 && !stop.asked())
-                    .then(|| contender.search(args, *traffic, self.services, max(rates)))
-                    .transpose()?;
-                let soak = (args.soak > 0.0 && !stop.asked() && contender.gateway.peer == Peer::Sluice)
-                    .then(|| contender.soak(args, *traffic, self.services, median(rates) / 2.0))
-                    .transpose()?;
-                let row = Row {
-                    services: self.services,
-                    traffic: *traffic,
-                    peer: contender.gateway.peer,
-                    saturated_median: median(rates),
-                    saturated: rates.clone(),
-                    loss_free,
-                    sluice_over_this: over,
-                    ready_seconds: contender.gateway.ready_seconds,
-                    soak,
-                };
-                say(&line(&row));
-                rows.push(row);
-            }
         }
-        Ok(())
+        for (contender, rates) in contenders.iter_mut().zip(&saturated) {
+            if rates.is_empty() {
+                continue;
+            }
+            let (peer, services) = (contender.gateway.peer, contender.services);
+            let rates_of = |peer, services| {
+                let at = who.iter().position(|other| *other == (peer, services))?;
+                Some(&saturated[at])
+            };
+            let sluice = rates_of(Peer::Sluice, services).filter(|_| peer != Peer::Sluice);
+            let first = rates_of(peer, args.services[0]).filter(|_| services != args.services[0]);
+            let loss_free = (args.steps > 0 && !stop.asked())
+                .then(|| contender.search(args, *traffic, max(rates)))
+                .transpose()?;
+            let soak = (args.soak > 0.0 && !stop.asked() && peer == Peer::Sluice)
+                .then(|| contender.soak(args, *traffic, median(rates) / 2.0))
+                .transpose()?;
+            let row = Row {
+                services,
+                traffic: *traffic,
+                peer,
+                saturated_median: median(rates),
+                saturated: rates.clone(),
+                loss_free,
+                sluice_over_this: sluice.map(|ours| ratios(ours, rates)),
+                over_first_services: first.map(|few| ratios(rates, few)),
+                ready_seconds: contender.gateway.ready_seconds,
+                soak,
+            };
+            say(&line(&row));
+            rows.push(row);
+        }
     }
+    Ok(rows)
 }
 
 impl Contender {
-    fn trial(
-        &mut self,
-        args: &VethArgs,
-        traffic: Flows,
-        services: u32,
-        rate: f64,
-        seconds: f64,
-    ) -> anyhow::Result<Outcome> {
+    fn build(args: &VethArgs, number: usize, peer: Peer, services: u32) -> anyhow::Result<Self> {
+        let gateway = Gateway::start(peer, number, services, args.gateway_core)?;
+        let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
+        let beside_generator = args.two_cores && peer.is_af_xdp();
+        let core = if beside_generator { args.generator_core } else { args.gateway_core };
+        gateway.lane.threaded(inner, front, core, beside_generator)?;
+        let trials = Remote::start(outside, to)?;
+        // The sink's program must be on before packets come.
+        std::thread::sleep(Duration::from_millis(200));
+        gateway.lane.threaded(outside, to, args.generator_core, true)?;
+        say(&format!("{name} with {services} services: ready in {:.2} s", gateway.ready_seconds));
+        Ok(Self { services, trials, gateway, next: 0 })
+    }
+
+    fn trial(&mut self, args: &VethArgs, traffic: Flows, rate: f64, seconds: f64) -> anyhow::Result<Outcome> {
         let order = Order {
             interface: self.gateway.lane.from.clone(),
             from_mac: [2, 0, 0, 0, 0, 9],
@@ -158,7 +153,7 @@ impl Contender {
             source: CLIENTS.into(),
             target: IpAddr::V4(rules::FIRST),
             addresses: ADDRESSES,
-            targets: services.max(1),
+            targets: self.services.max(1),
             sport: 1024,
             dport: rules::SERVICE_PORT,
             flows: if traffic == Flows::New { 0 } else { args.flows },
@@ -178,11 +173,11 @@ impl Contender {
     }
 
     /// The highest rate without loss, by halving what is between the highest that was and the lowest that was not.
-    fn search(&mut self, args: &VethArgs, traffic: Flows, services: u32, most: f64) -> anyhow::Result<f64> {
+    fn search(&mut self, args: &VethArgs, traffic: Flows, most: f64) -> anyhow::Result<f64> {
         let (mut good, mut bad) = (0.0, most * 1.05);
         for _ in 0..args.steps {
             let rate = f64::midpoint(good, bad);
-            let outcome = self.trial(args, traffic, services, rate, args.seconds)?;
+            let outcome = self.trial(args, traffic, rate, args.seconds)?;
             if outcome.loss <= args.loss {
                 good = outcome.offered;
             } else {
@@ -192,14 +187,8 @@ impl Contender {
         Ok(good)
     }
 
-    fn soak(
-        &mut self,
-        args: &VethArgs,
-        traffic: Flows,
-        services: u32,
-        rate: f64,
-    ) -> anyhow::Result<(f64, u64, u64)> {
-        let outcome = self.trial(args, traffic, services, rate, args.soak)?;
+    fn soak(&mut self, args: &VethArgs, traffic: Flows, rate: f64) -> anyhow::Result<(f64, u64, u64)> {
+        let outcome = self.trial(args, traffic, rate, args.soak)?;
         Ok((outcome.seconds, outcome.sent, outcome.sent - outcome.received.min(outcome.sent)))
     }
 }
@@ -216,11 +205,14 @@ fn line(row: &Row) -> String {
     let over = row
         .sluice_over_this
         .map_or_else(String::new, |[a, b, c]| format!(", Sluice is {b:.2} of it ({a:.2} to {c:.2})"));
+    let flat = row.over_first_services.map_or_else(String::new, |[least, middle, most]| {
+        format!(", {middle:.2} of its rate with few services ({least:.2} to {most:.2})")
+    });
     let soak = row.soak.map_or_else(String::new, |(seconds, sent, lost)| {
         format!(", {lost} of {sent} lost in {seconds:.0} s at half of it")
     });
     format!(
-        "{:>6} services, {:<11} {:<10} {} Mpps ({} to {}){free}{over}{soak}",
+        "{:>6} services, {:<11} {:<10} {} Mpps ({} to {}){free}{over}{flat}{soak}",
         row.services,
         format!("{:?}", row.traffic).to_lowercase(),
         row.peer.name(),
