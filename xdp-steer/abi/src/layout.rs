@@ -1,8 +1,11 @@
 //! Keys, values and numbers of the maps. Addresses are four words in network order, as they lie in the packet; IPv4 is
 //! `::ffff:a.b.c.d`.
 
-/// What belongs to whom: an LPM trie of [`RuleKey`] → flags.
-pub const RULES: &str = "RULES";
+/// What belongs to whom, whole addresses: a hash of four words → flags. It comes first: in a trie each of ten thousand services
+/// would cost a walk of a dozen nodes.
+pub const ADDRESSES: &str = "ADDRESSES";
+/// The same, prefixes: an LPM trie of [`RuleKey`] → flags.
+pub const PREFIXES: &str = "PREFIXES";
 /// Ports that are ours on the node's own addresses: a bit each, in words of 32.
 pub const PORTS: &str = "PORTS";
 /// Receive queue → AF_XDP socket.

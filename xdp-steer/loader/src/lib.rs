@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, XskMap, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, XskMap};
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpLinkId;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -23,6 +23,10 @@ pub use attach::Mode;
 pub use rules::Rule;
 
 static OBJECT: &[u8] = include_bytes_aligned!("steer.o");
+
+type Addresses<M> = HashMap<M, [u32; 4], u32>;
+type Prefixes<M> = LpmTrie<M, [u32; 4], u32>;
+const OPEN: &str = "open the maps of rules";
 
 /// What to do with packets that are ours when no worker takes them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,33 +187,44 @@ impl Steer {
     /// These rules and no others. New ones are put in before old ones are taken out, so that what is ours in both the
     /// old and the new set is ours at every moment.
     pub fn set_rules(&mut self, wanted: &BTreeMap<Rule, u32>) -> Result<(), Error> {
-        let map = self.ebpf.map_mut(layout::RULES).ok_or_else(missing)?;
-        let mut trie: LpmTrie<&mut MapData, [u32; 4], u32> =
-            LpmTrie::try_from(map).map_err(kernel("open the map of rules"))?;
-        for (rule, flags) in wanted {
-            if self.rules.get(rule) != Some(flags) {
-                let key = Key::new(rule.prefix_len, rule.address);
-                trie.insert(&key, *flags, 0).map_err(kernel("add a steering rule"))?;
-            }
+        let new: Vec<(&Rule, &u32)> =
+            wanted.iter().filter(|(rule, flags)| self.rules.get(rule) != Some(flags)).collect();
+        let old: Vec<&Rule> = self.rules.keys().filter(|rule| !wanted.contains_key(rule)).collect();
+
+        let map = self.ebpf.map_mut(layout::ADDRESSES).ok_or_else(missing)?;
+        let mut addresses: Addresses<&mut MapData> = HashMap::try_from(map).map_err(kernel(OPEN))?;
+        for (rule, flags) in new.iter().filter(|(rule, _)| rule.is_address()) {
+            addresses.insert(rule.address, *flags, 0).map_err(kernel("add a steering rule"))?;
         }
-        for rule in self.rules.keys().filter(|rule| !wanted.contains_key(rule)) {
-            let key = Key::new(rule.prefix_len, rule.address);
-            trie.remove(&key).map_err(kernel("remove a steering rule"))?;
+        let map = self.ebpf.map_mut(layout::PREFIXES).ok_or_else(missing)?;
+        let mut prefixes: Prefixes<&mut MapData> = LpmTrie::try_from(map).map_err(kernel(OPEN))?;
+        for (rule, flags) in new.iter().filter(|(rule, _)| !rule.is_address()) {
+            prefixes.insert(&rule.key(), *flags, 0).map_err(kernel("add a steering rule"))?;
+        }
+        for rule in old.iter().filter(|rule| !rule.is_address()) {
+            prefixes.remove(&rule.key()).map_err(kernel("remove a steering rule"))?;
+        }
+        let map = self.ebpf.map_mut(layout::ADDRESSES).ok_or_else(missing)?;
+        let mut addresses: Addresses<&mut MapData> = HashMap::try_from(map).map_err(kernel(OPEN))?;
+        for rule in old.iter().filter(|rule| rule.is_address()) {
+            addresses.remove(&rule.address).map_err(kernel("remove a steering rule"))?;
         }
         self.rules.clone_from(wanted);
         Ok(())
     }
 
     fn read_rules(&self) -> Result<BTreeMap<Rule, u32>, Error> {
-        let map = self.ebpf.map(layout::RULES).ok_or_else(missing)?;
-        let trie: LpmTrie<&MapData, [u32; 4], u32> =
-            LpmTrie::try_from(map).map_err(kernel("open the map of rules"))?;
-        let mut rules = BTreeMap::new();
-        for entry in trie.iter() {
-            let (key, flags) = entry.map_err(kernel("read the map of rules"))?;
-            rules.insert(Rule { prefix_len: key.prefix_len(), address: key.data() }, flags);
-        }
-        Ok(rules)
+        let map = self.ebpf.map(layout::ADDRESSES).ok_or_else(missing)?;
+        let addresses: Addresses<&MapData> = HashMap::try_from(map).map_err(kernel(OPEN))?;
+        let map = self.ebpf.map(layout::PREFIXES).ok_or_else(missing)?;
+        let prefixes: Prefixes<&MapData> = LpmTrie::try_from(map).map_err(kernel(OPEN))?;
+        let of_addresses = addresses
+            .iter()
+            .map(|entry| entry.map(|(address, flags)| (Rule { prefix_len: 128, address }, flags)));
+        let of_prefixes = prefixes.iter().map(|entry| {
+            entry.map(|(key, flags)| (Rule { prefix_len: key.prefix_len(), address: key.data() }, flags))
+        });
+        of_addresses.chain(of_prefixes).collect::<Result<_, _>>().map_err(kernel("read the maps of rules"))
     }
 
     pub fn outcomes(&self) -> Result<Outcomes, Error> {
@@ -264,7 +279,14 @@ fn missing() -> Error {
     Error::Kernel { step: "use the built-in XDP object", source: Box::new(source) }
 }
 
-const MAPS: [&str; 5] = [layout::RULES, layout::PORTS, layout::SOCKETS, layout::OUTCOMES, layout::ON_FAILURE];
+const MAPS: [&str; 6] = [
+    layout::ADDRESSES,
+    layout::PREFIXES,
+    layout::PORTS,
+    layout::SOCKETS,
+    layout::OUTCOMES,
+    layout::ON_FAILURE,
+];
 
 /// The maps, and the first of the programs that the kernel takes.
 fn load(folder: &Path) -> Result<(Ebpf, &'static str), aya::EbpfError> {

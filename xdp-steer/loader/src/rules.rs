@@ -1,10 +1,12 @@
-//! Steering rules as the map holds them.
+//! Steering rules as the maps hold them.
 
 use std::net::IpAddr;
 
+use aya::maps::lpm_trie::Key;
+
 pub use sluice_steer_abi::layout::{FROM, OWN, PROBE_IDENTIFIER, TO, TUNNEL};
 
-/// A prefix in the form of the trie: IPv4 as IPv4-mapped.
+/// A prefix in the form of the maps: IPv4 as IPv4-mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     pub prefix_len: u32,
@@ -25,5 +27,14 @@ impl Rule {
             *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         }
         Self { prefix_len, address }
+    }
+
+    /// A whole address: these have a map of their own.
+    pub const fn is_address(&self) -> bool {
+        self.prefix_len == 128
+    }
+
+    pub(crate) const fn key(&self) -> Key<[u32; 4]> {
+        Key::new(self.prefix_len, self.address)
     }
 }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, LpmTrie, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_steer::Rule;
@@ -65,10 +65,15 @@ impl Program {
         };
         let program: &mut Xdp = ebpf.program_mut(layout::PROGRAMS[1]).unwrap().try_into().unwrap();
         program.load().unwrap();
-        let mut trie: LpmTrie<_, [u32; 4], u32> =
-            LpmTrie::try_from(ebpf.map_mut(layout::RULES).unwrap()).unwrap();
         for (rule, flags) in rules() {
-            trie.insert(&Key::new(rule.prefix_len, rule.address), flags, 0).unwrap();
+            if rule.is_address() {
+                let map = ebpf.map_mut(layout::ADDRESSES).unwrap();
+                HashMap::<_, [u32; 4], u32>::try_from(map).unwrap().insert(rule.address, flags, 0).unwrap();
+            } else {
+                let map = ebpf.map_mut(layout::PREFIXES).unwrap();
+                let key = Key::new(rule.prefix_len, rule.address);
+                LpmTrie::<_, [u32; 4], u32>::try_from(map).unwrap().insert(&key, flags, 0).unwrap();
+            }
         }
         let mut words: Array<_, u32> = Array::try_from(ebpf.map_mut(layout::PORTS).unwrap()).unwrap();
         for index in 0..layout::PORT_WORDS {

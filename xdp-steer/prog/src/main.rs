@@ -44,16 +44,20 @@ const fn map<K, V>(kind: u32, max_entries: u32, flags: u32) -> Map {
     }))
 }
 
+const HASH: u32 = 1;
 const ARRAY: u32 = 2;
 const PERCPU_ARRAY: u32 = 6;
 const LPM_TRIE: u32 = 11;
 const XSKMAP: u32 = 17;
-/// Tries take memory as they grow.
+/// Hashes and tries take memory as they grow.
 const NO_PREALLOC: u32 = 1;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
-pub static RULES: Map = map::<RuleKey, u32>(LPM_TRIE, layout::MAX_RULES, NO_PREALLOC);
+pub static ADDRESSES: Map = map::<[u32; 4], u32>(HASH, layout::MAX_RULES, NO_PREALLOC);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "maps")]
+pub static PREFIXES: Map = map::<RuleKey, u32>(LPM_TRIE, layout::MAX_RULES, NO_PREALLOC);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
 pub static PORTS: Map = map::<u32, u32>(ARRAY, layout::PORT_WORDS, 0);
@@ -147,9 +151,13 @@ impl decide::Rules for Maps {
     #[inline(always)]
     fn find(&self, address: [u32; 4]) -> Option<u32> {
         let key = RuleKey { prefix_len: 128, address };
-        // SAFETY: the key lives on the stack for the call; a value that is not null is readable.
+        // SAFETY: the key lives on the stack for the calls; a value that is not null is readable.
         unsafe {
-            let flags: *mut u32 = lookup(&RULES, &key);
+            let flags: *mut u32 = lookup(&ADDRESSES, &key.address);
+            if !flags.is_null() {
+                return Some(*flags);
+            }
+            let flags: *mut u32 = lookup(&PREFIXES, &key);
             if flags.is_null() { None } else { Some(*flags) }
         }
     }
