@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""Write README's performance section from the latest run in bench/runs; with --check, fail if it differs."""
+"""Write README's performance section and the goals in bench/README.md from the latest run in bench/runs; with --check, fail if
+they differ."""
 
 import json
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BEGIN = "<!-- Figures: written by scripts/bench-readme.py from {run}; do not edit. -->"
 END = "<!-- End of figures. -->"
+RIG = ROOT / "bench/README.md"
 
 
 def lines(file):
@@ -89,14 +92,95 @@ def section(run):
     return "\n".join(text)
 
 
+class Run:
+    """What a run has measured, by the names under which it says so."""
+
+    def __init__(self, run):
+        self.paths = lines(run / "path.jsonl")
+        self.tables = {r["operation"]: r["ns_median"] for r in lines(run / "tables.jsonl")}
+        said = run / "scenarios.txt"
+        self.said = said.read_text() if said.exists() else ""
+
+    def path(self, scenario, flows, key="ns_per_packet_median"):
+        plain = dict(scenario=scenario, flows=flows, ipv6=False, vlan=False, services=1, skew="uniform", attack=None)
+        return next((r[key] for r in self.paths if all(r[k] == v for k, v in plain.items())), None)
+
+    def table(self, *operations):
+        figures = [self.tables.get(operation) for operation in operations]
+        return None if None in figures else sum(figures)
+
+    def scenario(self, pattern):
+        found = re.search(pattern, self.said)
+        return float(found[1]) if found else None
+
+
+def goals(run):
+    """Operation, goal, best known (None: nobody says), whose that is, ours, command."""
+    ns, tables, path = Run(run), "`tables`", "`path`"
+    peers = [(10_000, 16, 58, "VPP cnat"), (1_000_000, 26, 192, "VPP cnat"), (10_000_000, 32, 350, "Katran")]
+    yield "parse and validate, IPv4 TCP", 5, 4.8, "VPP", ns.table("parse, IPv4 TCP"), tables
+    yield "keyed hash of a key, v4", 1.5, 2.2, "crc32", ns.table("hash of a key, v4, with its places"), tables
+    yield "keyed hash of a key, v6", 2.5, None, "", ns.table("hash of a key, v6, with its places"), tables
+    for flows, goal in [(65_536, 5), (1_000_000, 12), (10_000_000, 16)]:
+        best = 34 if flows == 65_536 else None
+        yield f"flow lookup, {flows:,} flows", goal, best, "rte_hash bulk, 393 k", ns.table(f"flow hit, {flows} flows"), tables
+    yield "flow miss, 65,536 flows", 10, 16.7, "Cuckoo++", ns.table("flow miss, 65536 flows"), tables
+    for flows in [65_536, 1_000_000, 10_000_000]:
+        both = ns.table(f"flow insert, {flows} flows", f"flow expire, {flows} flows")
+        yield f"insert and expire, {flows:,} flows", 50, 96, "rte_hash, insert only", both, tables
+    v4, v6 = "lpm v4 lookup, 1000000 prefixes, one by one", "lpm v6 lookup, 200000 prefixes, as in the global table, one by one"
+    yield "IPv4 identity, 1M prefixes", 6, 4.2, "Poptrie", ns.table(v4), tables
+    yield "IPv6 identity, 200 k prefixes", 12, 5.2, "rte_fib6, small", ns.table(v6), tables
+    policy = "policy decision, 64 k entries, 512 classes, one class, with the identity"
+    yield "policy decision with the identity, 64 k entries", 10, None, "", ns.table(policy), tables
+    yield "Maglev pick, hot", 4, None, "", ns.table("maglev pick, 1 services"), tables
+    yield "Maglev pick, 512 rings", 12, None, "", ns.table("maglev pick, 512 services"), tables
+    built = ns.table("maglev build, 65521 slots, 1000 backends of one weight")
+    yield "Maglev ring, 65521 slots, 1000 backends", 1.8e6, 1.8e6, "Maglev", built, tables
+    yield "rewrite to a backend, with checksums", 2, 3.5, "VPP", ns.table("rewrite to a backend, checksums with it"), tables
+    for flows, goal, best, whose in peers:
+        yield f"**gateway, established, {flows:,} flows**", goal, best, whose, ns.path("gateway", flows), path
+    yield "**gateway, new connection**, 10,000 flows", 100, 555, "VPP cnat", ns.path("new", 10_000), "`path --scenario new`"
+    yield "bytes a connection, both directions, 10M flows", 128, 121, "Katran, one way", ns.path("gateway", 10_000_000, "bytes_per_flow"), path
+    yield "allocations a packet", 0, None, "", ns.path("gateway", 10_000, "allocations_per_packet"), path
+    scale, publish, names = ("`scripts/e2e/run.sh " + name + "`" for name in ("scale", "publish", "names"))
+    replaced = ns.scenario(r"replaced whole .* ([0-9.]+) ms in the dataplane")
+    yield "10,000 services replaced, ms", 50, 510, "iptables", replaced, scale
+    added = ns.scenario(r"one pod added: .* ([0-9.]+) ms at p99")
+    yield "one pod added, live on every worker at p99, ms", 5, None, "", added, publish
+    held = ns.scenario(r"DNS answers held: .*p99 at most ([0-9.]+)")
+    yield "DNS answer held at p99, µs", 200, 100_000, "Cilium", held, names
+    yield "ns for ring access, all four rings", 2, 5, "xsk-rs, estimated", None, "`scripts/bench-xsk.sh` (instructions only)"
+
+
+def figure(value):
+    return "not measured" if value is None else f"{value:,.1f}".removesuffix(".0")
+
+
+def goals_table(run):
+    rows = [
+        BEGIN.format(run=run.relative_to(ROOT)),
+        "",
+        "| operation, in ns unless it says otherwise | goal | ours | held | best known | ours is | command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for what, goal, best, whose, ours, command in goals(run):
+        held = "" if ours is None else "yes" if ours <= goal else "**no**"
+        ratio = f"{ours / best:.2f} of it" if ours is not None and best else ""
+        known = f"{figure(best)}, {whose}" if best else ""
+        rows.append(f"| {what} | {figure(goal)} | {figure(ours)} | {held} | {known} | {ratio} | {command} |")
+    return "\n".join([*rows, "", END])
+
+
 def main():
-    runs = sorted(path for path in (ROOT / "bench/runs").iterdir() if (path / "path.jsonl").exists())
-    readme = README.read_text()
-    begin, end = readme.index("<!-- Figures:"), readme.index(END) + len(END)
-    fresh = readme[:begin] + section(runs[-1]) + readme[end:]
-    if "--check" in sys.argv and fresh != readme:
-        sys.exit("README.md's figures are not those of the latest run: python3 scripts/bench-readme.py")
-    README.write_text(fresh)
+    run = max(path for path in (ROOT / "bench/runs").iterdir() if (path / "path.jsonl").exists())
+    for file, fresh in [(README, section(run)), (RIG, goals_table(run))]:
+        text = file.read_text()
+        begin, end = text.index("<!-- Figures:"), text.index(END) + len(END)
+        fresh = text[:begin] + fresh + text[end:]
+        if "--check" in sys.argv and fresh != text:
+            sys.exit(f"{file}: its figures are not those of the latest run: python3 scripts/bench-readme.py")
+        file.write_text(fresh)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ for flows in 10000 1000000 10000000; do
     path --flows $flows --vlan
 done
 say "new flows, other scenarios, attacks"
+for services in 1 1000 10000; do path --scenario new --services $services; done
 path --scenario new --flows 1000000
 path --scenario new --flows 1000000 --ipv6
 path --scenario new --flows 1000000 --services 10000
@@ -40,6 +41,8 @@ if [ "$(id -u)" = 0 ]; then
     [ -z "$short" ] || short_veth="--rounds 3 --seconds 1 --steps 4"
     "$bench" veth --two-cores --soak "${SOAK:-60}" --json $short_veth >"$run/veth.json"
 fi
+say "scenarios with goals of their own"
+[ "$(id -u)" != 0 ] || SLUICE_BIN=$PWD/target/$profile scripts/e2e/run.sh scale publish names >"$run/scenarios.txt"
 cp bench/instructions.txt "$run/"
 python3 scripts/bench-readme.py
 say "kept in $run"

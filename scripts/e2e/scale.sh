@@ -121,6 +121,16 @@ eventually 30 rows_built
 read -r adaptive control <<<"$(shares)"
 figure "idle with adaptive polling: $adaptive %"
 
+stop "$CONTROL"
+stop "$DATAPLANE"
+jq '.polling = "busy"' "$DIR/dataplane.json" >"$DIR/busy.json"
+start gw dataplane "$BIN/sluiced" --settings "$DIR/busy.json"; DATAPLANE=$PID
+start_control
+eventually 15 whole
+eventually 30 rows_built
+read -r busy control <<<"$(shares)"
+figure "idle with busy polling: $busy %, one worker"
+
 # The goals are for a machine that does nothing else; here wide margins tell a mistake from noise.
 [ $loaded -le 6000 ] || fail "loading takes $loaded ms"
 [ $cold -le 6000 ] || fail "a cold start takes $cold ms"
