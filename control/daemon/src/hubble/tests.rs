@@ -380,6 +380,72 @@ async fn filters_that_have_no_name_here_are_refused() {
     assert_eq!(refused.message(), "there is no field 4711 of flow.FlowFilter here");
 }
 
+/// Requests of which bytes were changed, left out or doubled are understood or refused, and nothing else.
+#[test]
+fn hostile_requests_are_refused_or_understood() {
+    use prost::Message;
+    let filter = FlowFilter {
+        source_ip: texts(&["198.51.100.0/24", "2001:db8::1"]),
+        destination_label: texts(&["app in (web, api),!x", "reserved:world"]),
+        destination_pod: texts(&["shop/w"]),
+        node_name: texts(&["*/edge-*"]),
+        verdict: vec![1, 2],
+        drop_reason_desc: vec![133],
+        event_type: vec![EventTypeFilter { r#type: 1, match_sub_type: true, sub_type: 133 }],
+        tcp_flags: vec![TcpFlags { syn: true, ..TcpFlags::default() }],
+        destination_port: texts(&["80"]),
+        reply: vec![false],
+        ..FlowFilter::default()
+    };
+    let time = Some(prost_types::Timestamp { seconds: 1_790_000_000, nanos: 5 });
+    let asked = pb::GetFlowsRequest {
+        number: 20,
+        since: time,
+        until: time,
+        blacklist: vec![filter.clone()],
+        whitelist: vec![filter],
+        field_mask: Some(prost_types::FieldMask { paths: texts(&["l4.TCP.flags.SYN", "source.labels"]) }),
+        ..all()
+    };
+    let good = asked.encode_to_vec();
+    let flow = serde_json::json!({
+        "IP": {"source": "198.51.100.7", "destination": "10.244.0.11"}, "source": {"labels": ["reserved:world"]},
+        "l4": {"TCP": {"source_port": 1, "flags": {"SYN": true}}}, "verdict": "DROPPED", "node_name": "default/edge-1",
+    });
+    let mut seed = 0x5eed_u64;
+    let mut draw = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % below.max(1) as u64).unwrap()
+    };
+    let (mut understood, mut refused) = (0, 0);
+    for _ in 0..30_000 {
+        let mut bytes = good.clone();
+        for _ in 0..=draw(3) {
+            let at = draw(bytes.len());
+            match draw(4) {
+                0 => bytes.truncate(at),
+                1 => drop(bytes.splice(at..at, good[..draw(good.len())].iter().copied())),
+                2 => drop(bytes.drain(at..(at + draw(8)).min(bytes.len()))),
+                _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << draw(8)),
+            }
+        }
+        let read = wire::read::<pb::GetFlowsRequest>(bytes.into()).and_then(|asked| asked::flows(&asked));
+        match read {
+            Ok((wanted, mask)) => {
+                let _ = (wanted.filters.fits(&flow), mask.only(flow.clone()));
+                understood += 1;
+            }
+            Err(status) => {
+                assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(understood > 300 && refused > 300, "{understood} understood, {refused} refused");
+}
+
 #[tokio::test]
 async fn numbers_and_times_choose_as_hubbles_do() {
     let lab = Lab::new("spans").await;

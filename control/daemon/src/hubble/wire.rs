@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-use prost::bytes::Buf;
+use prost::bytes::{Buf, Bytes};
 use prost::{Message, Name};
 use prost_reflect::{
     DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage, SerializeOptions, Value,
@@ -76,13 +76,17 @@ impl<U: Name + Default> Decoder for Strict<U> {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        let bytes = from.copy_to_bytes(from.remaining());
-        let wrong = |error: prost::DecodeError| Status::invalid_argument(format!("{}: {error}", U::NAME));
-        let whole = DynamicMessage::decode(descriptor::<U>(), bytes.clone()).map_err(wrong)?;
-        match unknown(&whole) {
-            Some(field) => Err(Status::invalid_argument(format!("there is no {field} here"))),
-            None => U::decode(bytes).map(Some).map_err(wrong),
-        }
+        read(from.copy_to_bytes(from.remaining())).map(Some)
+    }
+}
+
+/// A message, of nothing but fields that we know.
+pub fn read<T: Name + Default>(bytes: Bytes) -> Result<T, Status> {
+    let wrong = |error: prost::DecodeError| Status::invalid_argument(format!("{}: {error}", T::NAME));
+    let whole = DynamicMessage::decode(descriptor::<T>(), bytes.clone()).map_err(wrong)?;
+    match unknown(&whole) {
+        Some(field) => Err(Status::invalid_argument(format!("there is no {field} here"))),
+        None => T::decode(bytes).map_err(wrong),
     }
 }
 
