@@ -76,6 +76,21 @@ is "seen" "$(answer '(.seen_flows | tonumber) >= 4 and (.uptime_ns | tonumber) >
 is "this node" "$(answer '.nodes[] | "\(.name) \(.state)"' GetNodes)" "default/$LAB NODE_CONNECTED"
 is "namespaces" "$(answer '.namespaces[] | "\(.cluster)/\(.namespace)"' GetNamespaces)" default/lab
 
+# A flood that control sleeps through: what a reader is told, and what it is told that it missed, is what happened.
+seen() { answer .seen_flows ServerStatus; }
+told() { tail -n +2 "$DIR/flood.log" | jq -s 'map(.lost_events.num_events_lost // 1 | tonumber) | add'; }
+before=$(seen)
+start gw flood /usr/bin/python3 "$E2E/hubble.py" 127.0.0.1:4245 observer.Observer/GetFlows '{"follow": true, "blacklist": [{"source_ip": ["192.0.2.11"]}]}'
+eventually 10 grep -q hubble-server-version "$DIR/flood.log"
+control=$(pgrep -P "$GATEWAY" sluice-control)
+kill -STOP "$control"
+frames c2 flood eth0 "$(mac gw eth0)" 10.244.0.11 9 --count 150000 --rate 100000
+kill -CONT "$control"
+sleep 1.1 # losses are told once a second, with the next event
+frames c2 send eth0 "$(mac gw eth0)" 192.0.2.12 10.244.0.11 --dport 9
+eventually 5 eval '[ "$(told)" = $(($(seen) - before + $(status .events_lost))) ]'
+figure "of 150001 drops $(status .events_lost) were lost before control had them, $(tail -n +2 "$DIR/flood.log" | jq -s 'map(.lost_events | select(.source == "HUBBLE_RING_BUFFER").num_events_lost | tonumber) | add') before a slow reader had them; it was told of all"
+
 # What cannot be answered is refused, by its name.
 for refused in 'http_path: "/"' 'source_fqdn: "a.example"'; do
     field=${refused%%:*}

@@ -100,13 +100,12 @@ impl<F> Telling<F> {
             if piece.missed > 0 {
                 self.send(to, self.lost(piece.missed, LostAt::Ring, crate::history::now())).await?;
             }
-            let first = piece.next - piece.entries.len() as u64;
-            for (at, seen) in (first..).zip(&piece.entries) {
+            for seen in &piece.entries {
                 let over = match self.wanted.until {
                     Some(until) => matches!(seen.what, What::Flow(_)) && seen.milliseconds > until,
                     None => false,
                 };
-                if left == 0 || over || (!self.wanted.follow && at >= self.end) {
+                if left == 0 || over || (!self.wanted.follow && seen.place >= self.end) {
                     return Ok(());
                 }
                 let Some(told) = self.told(seen) else { continue };
@@ -136,16 +135,16 @@ impl<F> Telling<F> {
     async fn start(&self) -> u64 {
         let Some(mut left) = self.wanted.last else { return self.oldest };
         let mut place = self.end;
-        while left > 0 && place > self.oldest {
-            let from = place.saturating_sub(PIECE as u64).max(self.oldest);
-            let piece = self.control.history.read(from, usize::try_from(place - from).unwrap_or(PIECE));
-            for (at, seen) in (0..piece.next).rev().zip(piece.entries.iter().rev()) {
+        while left > 0 {
+            let piece = self.control.history.before(place, PIECE);
+            let Some(first) = piece.first() else { break };
+            for seen in piece.iter().rev() {
                 left -= usize::from(self.is_wanted(seen));
                 if left == 0 {
-                    return at;
+                    return seen.place;
                 }
             }
-            place = from;
+            place = first.place;
             tokio::task::yield_now().await;
         }
         place

@@ -172,6 +172,12 @@ impl Naming for Compiled {
         Some(shown)
     }
 
+    fn match_type(&self, id: RuleId, proto: u8, port: u16) -> u8 {
+        let name = Self::rule(self, id);
+        let mut rules = name.into_iter().flat_map(|name| self.engine.rules_of(name));
+        rules.find_map(|rule| rule.match_type(proto, port)).unwrap_or(0)
+    }
+
     fn enforced_by(&self, number: u32, egress: bool) -> Vec<Value> {
         self.enforcing(number, if egress { Direction::Egress } else { Direction::Ingress })
     }

@@ -102,6 +102,9 @@ pub fn flow(event: &FlowEvent, time: &str, teller: &Teller, names: &impl Naming)
         flow["trace_observation_point"] = json!(if sub == 0 { "TO_ENDPOINT" } else { "TO_NETWORK" });
         flow["trace_reason"] = json!(if event.kind == EventKind::New { "NEW" } else { "ESTABLISHED" });
     }
+    if kind == POLICY_VERDICT {
+        flow["policy_match_type"] = json!(match_type(event, names));
+    }
     if let Some((namespace, name)) = service_of(event, names) {
         let side = if event.is_reply { "source_service" } else { "destination_service" };
         flow[side] = json!({"name": name, "namespace": namespace});
@@ -186,17 +189,34 @@ fn summary(event: &FlowEvent) -> String {
     }
 }
 
+/// By what the rule fitted that let it in, or out where none had to.
+fn match_type(event: &FlowEvent, names: &impl Naming) -> u8 {
+    let rule = if event.ingress_rule.0 == 0 { event.egress_rule } else { event.ingress_rule };
+    let (proto, key) = (event.key.proto, &event.translated);
+    names.match_type(
+        rule,
+        proto,
+        if matches!(proto, 1 | 58) { u16::from(event.icmp_type) } else { key.dport },
+    )
+}
+
 /// Which policies allowed or denied, in each direction; for a default deny those that enforce it.
 fn correlate(flow: &mut Value, event: &FlowEvent, names: &impl Naming) {
     let policy =
         |rule: &Value| json!({"name": rule["name"], "namespace": rule["namespace"], "kind": rule["kind"]});
     let denied = matches!(event.kind, EventKind::Drop(_));
+    let mut logs = Vec::new();
     for (rule, egress) in [(event.egress_rule, true), (event.ingress_rule, false)] {
         let side = if egress { "egress" } else { "ingress" };
         if let Some(rule) = names.rule(rule) {
             let how = if denied && event.denied_egress == egress { "denied" } else { "allowed" };
             flow[format!("{side}_{how}_by")] = json!([policy(&rule)]);
+            logs.extend(rule.get("log").cloned());
         }
+    }
+    // What its author wants to read beside what it decided (`log.value`).
+    if !logs.is_empty() {
+        flow["policy_log"] = Value::Array(logs);
     }
     let blamed: Vec<Value> = blame(event, names).iter().map(policy).collect();
     if !blamed.is_empty() {

@@ -20,6 +20,10 @@ pub trait Naming {
     fn rule(&self, rule: RuleId) -> Option<Value>;
     /// The policies that enforce a direction for an identity: who is to blame for a default deny.
     fn enforced_by(&self, identity: u32, egress: bool) -> Vec<Value>;
+    /// By what a rule fits traffic of this protocol and port (of ICMP: type): Cilium's number of it, 0 for no rule.
+    fn match_type(&self, _rule: RuleId, _proto: u8, _port: u16) -> u8 {
+        0
+    }
     /// `(namespace, name)` of the service with this frontend.
     fn service(&self, _ip: IpAddr, _port: u16, _proto: u8) -> Option<(String, String)> {
         None

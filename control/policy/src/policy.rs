@@ -212,6 +212,29 @@ pub enum PortName {
     Named(String),
 }
 
+impl Rule {
+    /// By what it fits traffic of this protocol and port, in Cilium's numbers: 1 by the peer, 2 by peer and port, 3 by the
+    /// port, 4 everything, 5 by peer and protocol, 6 by the protocol. `None`: not at all, whoever the peer is.
+    pub fn match_type(&self, proto: u8, port: u16) -> Option<u8> {
+        let peer = match &self.peers {
+            Peers::Anyone => false,
+            Peers::Any(peers) => !peers.contains(&Peer::Entity(Entity::All)),
+        };
+        let Ports::Some(specs) = &self.ports else { return Some(if peer { 1 } else { 4 }) };
+        let fits = |spec: &&PortSpec| match &spec.port {
+            PortName::Range(first, last) => (*first..=*last).contains(&port),
+            PortName::Named(_) => true,
+        };
+        let spec = specs.iter().filter(|spec| spec.proto == proto).find(fits)?;
+        Some(match (peer, spec.port == PortName::Range(0, u16::MAX)) {
+            (true, true) => 5,
+            (true, false) => 2,
+            (false, true) => 6,
+            (false, false) => 3,
+        })
+    }
+}
+
 impl Policy {
     pub fn denies_by_default(&self, direction: Direction) -> bool {
         self.default_deny[usize::from(direction == Direction::Egress)]

@@ -35,6 +35,20 @@ metadata: {name: web-4, namespace: shop, labels: {kubernetes.io/service-name: we
 addressType: IPv4
 ports: [{port: 8080, protocol: TCP}]
 endpoints: [{addresses: [10.244.0.11], conditions: {ready: true}}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  log: {value: by the shop}
+  ingress:
+    - fromCIDR: [198.51.100.0/24]
+    - {fromCIDR: [198.51.100.0/24], toPorts: [{ports: [{port: "53", protocol: UDP}]}, {ports: [{port: "8080", protocol: TCP}]}]}
+    - toPorts: [{ports: [{port: "8000", endPort: 8090, protocol: TCP}]}]
+    - fromEntities: [all]
+    - {fromEntities: [world], toPorts: [{ports: [{port: "0", protocol: TCP}]}]}
+    - toPorts: [{ports: [{port: "0", protocol: TCP}]}]
 "#;
 
 /// A control process without a dataplane, and a client of it.
@@ -201,7 +215,9 @@ async fn trap_18_lost_events_are_told_whatever_is_filtered() {
         ..all()
     };
     let mut follow = lab.flows(pb::GetFlowsRequest { follow: true, ..nothing.clone() }).await.unwrap();
-    lab.lose(&[event(1, EventKind::New)], 7);
+    // What was lost before this process was there is not told.
+    lab.lose(&[], 1_000_000);
+    lab.lose(&[event(1, EventKind::New)], 1_000_007);
     let past = lab.flows(nothing).await.unwrap().map(|told| json(&told.unwrap())).collect::<Vec<_>>().await;
     let come = json(&follow.next().await.unwrap().unwrap());
     assert_eq!(past.len(), 1, "{past:?}");
@@ -573,6 +589,26 @@ fn without_nothing(mut value: serde_json::Value) -> serde_json::Value {
         }
     }
     value
+}
+
+/// `hubble observe` shows by what a policy's rule matched: `policy-verdict:L3-L4`.
+#[tokio::test]
+async fn verdicts_of_policies_say_by_what_they_fit_and_what_their_author_adds() {
+    use sluice_policy::observed::Naming;
+    let lab = Lab::new("matched").await;
+    let mut told = std::collections::BTreeMap::new();
+    for id in (1..100).map(RuleId) {
+        let rule = Naming::rule(&lab.control.world().compiled, id);
+        let Some(index) = rule.and_then(|rule| rule["index"].as_u64()) else { continue };
+        lab.hear(&[FlowEvent { ingress_rule: id, ..event(1, EventKind::New) }]);
+        let asked = pb::GetFlowsRequest { number: 1, ..all() };
+        let flow = json(&lab.flows(asked).await.unwrap().next().await.unwrap().unwrap())["flow"].take();
+        assert_eq!(flow["event_type"], serde_json::json!({"type": 5}));
+        assert_eq!(flow["policy_log"], serde_json::json!(["by the shop"]));
+        told.insert(index, flow["policy_match_type"].as_u64().unwrap());
+    }
+    // L3, L3-L4, L4, all, L3-proto, proto.
+    assert_eq!(told.into_values().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::decode::Problem;
 use crate::identity::Numbers;
 use crate::labels::LabelSet;
 use crate::policy::above::Above;
-use crate::policy::{Direction, Peer, Peers, Policy, PortName, Ports, Source, Spot};
+use crate::policy::{Direction, Peer, Peers, Policy, PortName, Ports, Rule, Source, Spot};
 
 /// Who is meant by an address or a name.
 #[derive(Clone, Debug)]
@@ -242,8 +242,13 @@ impl Engine {
 
     /// Where a rule is written.
     pub fn rule_spot(&self, name: &RuleName) -> Option<&Spot> {
-        let rules = &self.policy_of(name)?.rules;
-        rules.iter().find(|rule| rule.list == name.list && rule.index == name.index).map(|rule| &rule.at)
+        self.rules_of(name).next().map(|rule| &rule.at)
+    }
+
+    /// What one entry of a list came to.
+    pub fn rules_of(&self, name: &RuleName) -> impl Iterator<Item = &Rule> {
+        let rules = self.policy_of(name).into_iter().flat_map(|policy| &policy.rules);
+        rules.filter(move |rule| rule.list == name.list && rule.index == name.index)
     }
 
     /// How many identities each spec selects, in the order of the objects' names.
