@@ -11,6 +11,7 @@ step "format, lints and the tree's own rules"
 cargo fmt --all --check
 cargo clippy --quiet --workspace --all-targets -- -D warnings
 cargo run --quiet -p sluice-tidy
+python3 scripts/bench-readme.py --check
 
 step "the committed XDP program against its source"
 scripts/build-xdp.sh --check
