@@ -9,7 +9,8 @@ use sluice_core::flow_key::FlowKey;
 use sluice_core::packet::PortId;
 use sluice_core::parse::{ACK, FIN, RST, SYN};
 use sluice_core::tables::record::{
-    Change, Frontend, FrontendKey, IdentitySlot, PolicyClass, Route, Service, ServiceId,
+    Change, ClassId, Frontend, FrontendKey, Identity, IdentitySlot, PolicyClass, Prefix, Route, Service,
+    ServiceId, Settings,
 };
 use sluice_core::time::Now;
 use sluice_core::verdict::{DropReason, Fate};
@@ -49,6 +50,39 @@ fn a_flow_that_policy_does_not_allow_is_dropped_with_its_reason() {
     assert_eq!(denied.kind, EventKind::Drop(DropReason::PolicyDenied));
     assert!(!denied.denied_egress);
     assert_eq!(denied.source, POLICY_DENIED_PEER);
+}
+
+#[test]
+fn who_may_not_send_is_told_so_if_asked_for_and_who_may_not_be_reached_is_silent() {
+    for v4 in [true, false] {
+        let mut lab = Lab::new();
+        let plain = lab.plain(v4, 50000);
+        let closed = PolicyClass { default_deny: true, ..PolicyClass::default() };
+        let sender = Identity { number: 700, egress: Some(ClassId(77)), ..Identity::default() };
+        let host = if v4 { 32 } else { 128 };
+        lab.change(&[
+            Change::Class(ClassId(77), Some(closed)),
+            Change::Identity(IdentitySlot(77), Some(sender)),
+            Change::Address(Prefix { addr: plain.source(), len: host }, Some(IdentitySlot(77))),
+        ]);
+        assert_eq!(
+            lab.send(0, &lab.tcp(plain, SYN)).0,
+            Fate::Drop(DropReason::PolicyDenied),
+            "not asked for"
+        );
+        lab.change(&[Change::Settings(Settings { deny_response: true, ..lab.tables.settings.clone() })]);
+        let (fate, told) = lab.send(0, &lab.tcp(plain, SYN));
+        assert_eq!(fate, Fate::Answer(PortId(0)));
+        lab.assert_sound(&told);
+        assert_eq!(lab.key_of(&told).dst, plain.src);
+        assert_eq!(lab.quoted_key(&told), plain);
+        let error = if v4 { &told[34..36] } else { &told[54..56] };
+        assert_eq!(error, if v4 { [3, 13] } else { [1, 1] }, "prohibited");
+        assert!(lab.events.last().unwrap().denied_egress, "it is told of as a drop all the same");
+        let stranger = lab.stranger_to_backend(v4, 8080);
+        assert_eq!(lab.send(0, &lab.tcp(stranger, SYN)).0, Fate::Drop(DropReason::PolicyDenied));
+        assert_eq!(lab.state.counters.ends(), lab.state.counters.received);
+    }
 }
 
 #[test]

@@ -12,4 +12,4 @@ pub mod settings;
 pub mod steady;
 
 /// Both sides must speak the same.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;

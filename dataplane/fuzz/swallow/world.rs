@@ -346,7 +346,7 @@ fn settings(script: &mut Script<'_>) -> Settings {
         text[..usize::from(script.below(3))].iter().map(|t| ip(t)).collect()
     };
     let nat = ["192.0.2.2", "2001:db8:1::2"];
-    Settings {
+    let settings = Settings {
         snat_addresses: some(script, nat),
         // Few ports, so that they run out.
         snat_ports: script.pick(&[(32768, 65535), (32768, 32771), (32768, 32768)]),
@@ -365,7 +365,9 @@ fn settings(script: &mut Script<'_>) -> Settings {
             vec![prefix("2001:db8:2::/64")]
         },
         ..Settings::default()
-    }
+    };
+    // No throw of its own: scripts that are kept mean what they meant.
+    Settings { deny_response: settings.clamp_mss, ..settings }
 }
 
 /// Another gateway's tunnels end at a backend or at us.

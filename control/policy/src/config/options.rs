@@ -100,9 +100,13 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 27] = [
+pub const OPTIONS: [(&str, &str); 28] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
+    (
+        "policy-deny-response",
+        "Whether those whom their own egress policy denies something are told: none or icmp (IPv6, too)",
+    ),
     ("bpf-lb-algorithm", "How a backend is chosen: maglev or random"),
     (
         "bpf-lb-maglev-table-size",
@@ -203,6 +207,7 @@ impl Options {
                 }
             }
             "policy-audit-mode" => self.audit = flag()?,
+            "policy-deny-response" => self.settings.deny_response = one_of(&["none", "icmp"])? == "icmp",
             "bpf-lb-algorithm" => self.algorithm = one_of(&["maglev", "random"])?,
             "bpf-lb-maglev-table-size" => {
                 let size = value.parse().ok().filter(|size| maglev::SIZES.contains(size));

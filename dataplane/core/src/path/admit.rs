@@ -115,7 +115,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
         opens_a_flow(headers, pickup).map_err(|r| self.refuse(&headers.key, Some(headers), r))?;
         let mut judgement = self.judge(&headers.key, &to, policy_port(headers, &to));
         if let Some(reason) = judgement.refused {
-            return Err(self.deny(headers, &to, &judgement, reason));
+            return Err(self.denied(packet, headers, &to, &judgement, reason));
         }
         if one_sided && judgement.hearing.is_some() {
             return Err(self.deny(headers, &to, &judgement, DropReason::InspectionUnavailable));

@@ -1,9 +1,11 @@
 //! Packets that we answer ourselves: built in place over the packet that asked for it, sent back the way it came.
 
 use super::Turn;
+use super::admit::Judgement;
 use super::depart::back;
 use crate::emit::{Error, echo_reply, icmp_error, tcp_reset};
 use crate::event::EventSink;
+use crate::flow_key::FlowKey;
 use crate::packet::Packet;
 use crate::parse::{Headers, TCP};
 use crate::verdict::{DropReason, Fate};
@@ -19,13 +21,33 @@ impl<S: EventSink> Turn<'_, S> {
         reason: DropReason,
     ) -> Fate {
         let fate = self.refuse(&headers.key, Some(headers), reason);
+        self.say(packet, headers, error).unwrap_or(fate)
+    }
+
+    /// Drop what policy refuses. Whoever may not send it is told so where that is wanted; whoever may not be reached keeps
+    /// silent.
+    #[cold]
+    pub(crate) fn denied(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        to: &FlowKey,
+        judgement: &Judgement,
+        reason: DropReason,
+    ) -> Fate {
+        let fate = self.deny(headers, to, judgement, reason);
+        let tells = self.tables.settings.deny_response && judgement.denied_egress;
+        tells.then(|| self.say(packet, headers, Error::Prohibited)).flatten().unwrap_or(fate)
+    }
+
+    /// `None`: its sender may not be told.
+    fn say(&mut self, packet: &mut Packet<'_>, headers: &Headers, error: Error) -> Option<Fate> {
         let own = self.tables.routing.own_address(packet.port, headers.key.v4);
-        let Some(source) = own.filter(|_| self.state.may_answer(self.now)) else { return fate };
-        if icmp_error(packet, headers, error, source) {
+        let source = own.filter(|_| self.state.may_answer(self.now))?;
+        icmp_error(packet, headers, error, source).then(|| {
             self.state.counters.answered += 1;
-            return Fate::Answer(back(packet));
-        }
-        fate
+            Fate::Answer(back(packet))
+        })
     }
 
     pub(crate) fn unroutable(&mut self, packet: &mut Packet<'_>, headers: &Headers) -> Fate {

@@ -366,6 +366,8 @@ pub struct Settings {
     pub tunnels: Ends,
     /// Connections by tunnels are told to send no segment that would not fit.
     pub clamp_mss: bool,
+    /// Who is denied by its own egress policy is told so, by ICMP.
+    pub deny_response: bool,
     pub dns: DnsSettings,
 }
 
@@ -389,6 +391,7 @@ impl Default for Settings {
             tunnel_sources: Vec::new(),
             tunnels: Ends::default(),
             clamp_mss: false,
+            deny_response: false,
             dns: DnsSettings::default(),
         }
     }
