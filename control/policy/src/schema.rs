@@ -51,6 +51,13 @@ pub fn of(kind: &str) -> Option<Value> {
     Some(schema)
 }
 
+/// `source:key=value`, or the three by themselves.
+fn rule_label() -> Value {
+    let mut label = object(&[("key", text()), ("value", text()), ("source", text())], &["key"]);
+    label["type"] = json!(["string", "object"]);
+    label
+}
+
 /// What people write there; of the rest only that it is known.
 fn metadata() -> Value {
     let texts =
@@ -152,7 +159,7 @@ fn cilium_spec(clusterwide: bool) -> Value {
             ("egress", list(cilium_rule(true, false))),
             ("egressDeny", list(cilium_rule(true, true))),
             ("enableDefaultDeny", default_deny),
-            ("labels", list(text())),
+            ("labels", list(rule_label())),
             ("description", text()),
             ("log", log),
         ],

@@ -206,6 +206,21 @@ fn what_only_a_cloud_knows_selects_nothing() {
 }
 
 #[test]
+fn labels_of_rules_are_texts_or_as_the_api_server_has_them() {
+    let rule = |labels: &str| cnp(&format!("  labels: {labels}\n  ingress: [{{}}]"));
+    assert_eq!(mistakes(&rule("['k8s:a=b', {key: a, value: b, source: k8s}, {key: a}]")), [""; 0]);
+    for (labels, wrong) in [
+        ("[{value: b}]", "a label needs a key"),
+        ("[{key: a, valu: b}]", "did you mean value?"),
+        ("[[a]]", "must be an object, not a list"),
+        ("{a: b}", "must be a list"),
+    ] {
+        let told = mistakes(&rule(labels));
+        assert!(told.iter().any(|line| line.contains(wrong)), "{labels}: {told:?}");
+    }
+}
+
+#[test]
 fn what_was_removed_is_refused_with_advice() {
     let told = mistakes(&cnp("  ingress: [{fromRequires: [{matchLabels: {a: b}}]}]"));
     assert!(told.len() == 1 && told[0].contains("put the demands into fromEndpoints"), "{told:?}");

@@ -31,7 +31,7 @@ fn full(kind: &str) -> String {
         "CiliumLoadBalancerIPPool" => POOL,
         "CiliumNetworkPolicy" | "CiliumClusterwideNetworkPolicy" => {
             "apiVersion: cilium.io/v2\nkind: KIND\nmetadata: {name: x}\nspecs: [{nodeSelector: SELECTOR, ingress: [{}]}]\nspec:\n  \
-             endpointSelector: SELECTOR\n  enableDefaultDeny: {}\n  log: {}\n  ingress: [ALLOW, ICMP]\n  ingressDeny: [DENY, ICMP]\n  \
+             endpointSelector: SELECTOR\n  enableDefaultDeny: {}\n  log: {}\n  labels: [{key: a}]\n  ingress: [ALLOW, ICMP]\n  ingressDeny: [DENY, ICMP]\n  \
              egress: [TALLOW, ICMP]\n  egressDeny: [TDENY, ICMP]\n"
         }
         "ClusterNetworkPolicy" => {

@@ -7,7 +7,7 @@ use super::{Direction, Effect, Peer, Peers, Policy, Ports, Rule, Source, Spot, S
 use crate::decode::{Fields, Place, Problems};
 use crate::labels::{NAMESPACE, Selector};
 use crate::objects::Metadata;
-use crate::tree::Node;
+use crate::tree::{Node, Value};
 
 const LISTS: [(&str, Direction, bool); 4] = [
     ("ingress", Direction::Ingress, false),
@@ -94,7 +94,9 @@ impl Spec<'_> {
             }
         }
         fields.text("description");
-        fields.texts("labels");
+        for (item, place) in fields.list("labels").unwrap_or_default() {
+            rule_label(item, place, fields.problems);
+        }
         let log = fields.object("log").and_then(|(node, place)| log_value(node, place, fields.problems));
         fields.deny_unknown();
         if !any {
@@ -301,6 +303,23 @@ fn authentication(fields: &mut Fields<'_, '_>) -> bool {
             fields.error(node, format!("mode must be disabled, required or test-always-fail, not {other:?}"));
             true
         }
+    }
+}
+
+/// A label of the rule itself, by which people find it: `source:key=value`, or the three by themselves as the API server
+/// has them.
+fn rule_label(node: &Node, place: Place, problems: &mut Problems) {
+    if matches!(node.value, Value::Text(_)) {
+        return;
+    }
+    let mut fields = Fields::new(node, place, problems);
+    let key = fields.text("key");
+    for other in ["value", "source"] {
+        fields.text(other);
+    }
+    fields.deny_unknown();
+    if key.is_none_or(|key| key.is_empty()) {
+        fields.error(node, "a label needs a key");
     }
 }
 
