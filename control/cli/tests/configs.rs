@@ -128,6 +128,29 @@ fn schema_example_and_show_tell_of_the_same_settings() {
 }
 
 #[test]
+fn hubbles_clients_come_to_an_address_a_path_or_not_at_all() {
+    let file = |value: &str| {
+        let text =
+            format!("apiVersion: sluice.dev/v1\nkind: Gateway\nspec: {{api: {{hubble: \"{value}\"}}}}\n");
+        Scratch::new(&format!("hubble-{}", value.replace('/', "-")), &text)
+    };
+    for (value, meant) in [
+        ("127.0.0.1:4245", "127.0.0.1:4245"),
+        ("[::1]:4245", "[::1]:4245"),
+        ("/run/sluice/hubble.sock", "/run/sluice/hubble.sock"),
+        ("unix:///run/sluice/hubble.sock", "/run/sluice/hubble.sock"),
+        ("off", "off"),
+    ] {
+        assert_eq!(shown(&file(value).0)["spec"]["api"]["hubble"], meant);
+    }
+    for wrong in ["4245", ":4245", "localhost", "localhost:hubble", "localhost:65536", "hubble.sock"] {
+        let output = sluice(&["config", "show", file(wrong).0.to_str().unwrap()]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("hubble must be an address with a port"), "{said}");
+    }
+}
+
+#[test]
 fn every_option_is_in_the_example() {
     let output = sluice(&["config", "options"]);
     let (text, list) = (gateway_text(), String::from_utf8(output.stdout).unwrap());
