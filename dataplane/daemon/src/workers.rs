@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rtrb::{Consumer, RingBuffer};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::state::{Config as StateConfig, State};
 use sluice_core::verdict::WorkerId;
@@ -100,7 +101,20 @@ pub fn start(
             thread: Some(thread),
         });
     }
+    leave_to_workers(cores.get(..usize::from(count)).unwrap_or(&cores));
     Ok(running)
+}
+
+/// This thread, and those that it starts from now on, keep off the workers' cores as long as there are others: a worker that waits
+/// for its core to come back finds its rings full.
+fn leave_to_workers(cores: &[core_affinity::CoreId]) {
+    let mut rest = CpuSet::new();
+    let all = core_affinity::get_core_ids().unwrap_or_default();
+    all.iter().filter(|core| !cores.contains(core)).for_each(|core| rest.set(core.id));
+    if rest.count() > 0 {
+        // Where it is not allowed, things are as they were.
+        let _ = sched_setaffinity(None, &rest);
+    }
 }
 
 fn open(settings: &DataplaneSettings, queue: u8) -> Result<XskIo> {
