@@ -10,17 +10,23 @@ use crate::decode::{Problem, host};
 use crate::identity::holds_ip;
 use crate::labels::Selector;
 use crate::policy::above::{Above, Kind};
-use crate::policy::{Direction, Effect, Peer, Peers, Policy, Rule, Subject, is_meant};
+use crate::policy::{Direction, Effect, Peer, Peers, Policy, PortName, Ports, Rule, Subject, Tier, is_meant};
 
 /// All that is odd in a set of objects, in the order of the files.
 pub fn lint(compiled: &Compiled) -> Vec<Problem> {
     let mut found = Vec::new();
     let inside = cluster_addresses(compiled);
+    let endpoints = compiled.objects.endpoints.values();
+    let ports: BTreeSet<&str> =
+        endpoints.flat_map(|one| one.ports.iter().map(|(name, ..)| name.as_str())).collect();
     for (policy, selects) in compiled.engine.policies() {
         if selects == 0 {
             found.push(policy.at.problem("its selector matches nobody, so it has no effect".to_owned()));
         }
         for rule in &policy.rules {
+            if let Some(name) = unknown_port(rule, &ports) {
+                found.push(rule.at.problem(format!("no endpoint has a port called {name}")));
+            }
             rule_alone(compiled, policy, rule, &inside, &mut found);
         }
     }
@@ -87,6 +93,17 @@ fn rule_alone(
             found.push(rule.at.problem(what));
         }
     }
+}
+
+/// The name of a port that nobody has. (Those of the cluster's DNS stand in rules that nobody wrote.)
+fn unknown_port<'a>(rule: &'a Rule, known: &BTreeSet<&str>) -> Option<&'a str> {
+    let Ports::Some(specs) = &rule.ports else { return None };
+    let written = rule.tier == Tier::Normal || rule.above.is_none();
+    let mut names = specs.iter().filter_map(|spec| match &spec.port {
+        PortName::Named(name) => Some(name.as_str()),
+        PortName::Range(..) => None,
+    });
+    names.find(|name| written && !known.contains(name))
 }
 
 /// A service without selector that a peer means, with an address that is not selected for it.

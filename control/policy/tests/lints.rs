@@ -60,6 +60,15 @@ fn selectors_that_match_nobody() {
 }
 
 #[test]
+fn ports_whose_name_nobody_has() {
+    let rule = |port: &str| {
+        cnp(&format!("  ingress: [{{fromEntities: [all], toPorts: [{{ports: [{{port: {port}}}]}}]}}]"))
+    };
+    says(&rule("htpp"), "no endpoint has a port called htpp");
+    assert_eq!(told(&rule("http")), Vec::<String>::new());
+}
+
+#[test]
 fn asking_above_ports_without_a_peer() {
     let rule = "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: /}]}}]}";
     let told = told(&cnp(&format!("  ingress: [{rule}]")));
