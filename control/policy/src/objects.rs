@@ -87,6 +87,16 @@ impl Metadata {
         self.annotations.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// Labels that say of an endpoint what only its place can say are told of.
+    fn tell_claims(&self, node: &Node, place: &Place, problems: &mut Problems) {
+        for (key, _) in self.labels.iter().filter(|(key, _)| crate::labels::is_given(key)) {
+            let what = format!(
+                "{key} follows from where and as whom something runs; as its own label it counts for nothing"
+            );
+            problems.warnings.push(place.key("metadata.labels").problem(node, what));
+        }
+    }
+
     fn audit(&self, node: &Node, place: &Place, problems: &mut Problems) -> bool {
         match self.annotation(AUDIT) {
             None | Some("disabled") => false,
@@ -467,6 +477,7 @@ fn read_node(node: &Node, place: Place, metadata: Metadata, problems: &mut Probl
 }
 
 fn read_pod(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Endpoint {
+    metadata.tell_claims(node, &place, problems);
     let audit = metadata.audit(node, &place, problems);
     let mut endpoint = Endpoint {
         kind: "Pod",
@@ -530,6 +541,7 @@ fn container_ports(container: &Node, place: Place, endpoint: &mut Endpoint, prob
 }
 
 fn read_endpoint(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Endpoint {
+    metadata.tell_claims(node, &place, problems);
     let audit = metadata.audit(node, &place, problems);
     let mut endpoint = Endpoint {
         kind: "Endpoint",

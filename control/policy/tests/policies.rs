@@ -134,6 +134,8 @@ fn labels_of_a_pod_do_not_say_where_it_is_or_as_whom_it_runs() {
             "{label}"
         );
     }
+    let (_, problems) = objects::parse("t.yaml", &liar, &Options::default().limits);
+    assert_eq!(problems.warnings.len(), 4, "it is told: {problems:?}");
     let own = cnp("  ingress: [{fromEndpoints: [{matchLabels: {app: client}}]}]");
     assert_eq!(reason(&mut judge(&(liar + &own)), "shop/liar", "shop/web", "TCP", 80), 0);
 }
