@@ -15,7 +15,7 @@ use sluice_policy::lint::lint;
 use sluice_policy::objects::{self, Objects};
 use sluice_policy::schema;
 use sluice_policy::tree::Limits;
-use sluice_policy::verdict::{Judge, differences, recorded, told_names};
+use sluice_policy::verdict::{Judge, differences, recorded, told_names, with_stand_ins};
 
 use crate::Answer;
 use crate::args::{Check, Diff, Dump, Explain, Model, Verdict};
@@ -250,7 +250,9 @@ fn by_both(old: &mut Judge, new: &mut Judge, line: &Value, changed: &mut Vec<Val
             .try_for_each(|judge| judge.line(&text).map(drop))
             .map_err(|answer| answer["error"].as_str().unwrap_or_default().to_owned())?;
     }
-    recorded(line).map_or(Ok(()), |question| compare(old, new, question, changed))
+    let Some(question) = recorded(line) else { return Ok(()) };
+    let question = with_stand_ins([&*old, &*new], line, question);
+    compare(old, new, question, changed)
 }
 
 /// `Err`: neither of them understands the question.

@@ -110,6 +110,13 @@ fn recorded_flows_are_judged_by_both_sets_names_included() {
         (code, out.as_str()),
         (1, "shop/back -> 198.51.100.1 TCP 443: FORWARDED becomes DROPPED (default deny of shop/p)\n")
     );
+    // Of a pod that is gone since, one with the same labels tells.
+    let gone = flow("\"api.example.com\"", "198.51.100.1").replace(
+        "\"pod_name\": \"back\"",
+        "\"pod_name\": \"back-7\", \"labels\": [\"k8s:app=back\", \"k8s:io.kubernetes.pod.namespace=shop\"]",
+    );
+    let (code, out, err) = sluice(&["diff", &old, &new, "--flows", &scratch.write("gone", &gone)]);
+    assert!((code, out.lines().count()) == (1, 1) && out.starts_with("shop/back -> "), "{out}{err}");
     let gone = lines + "half a li\n{\"from\": \"shop/gone\", \"to\": \"shop/back\"}\n";
     let (code, out, err) = sluice(&["diff", &old, &new, "--flows", &scratch.write("more", &gone)]);
     assert_eq!((code, out.lines().count()), (2, 1), "what could be judged is told all the same");

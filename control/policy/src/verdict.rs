@@ -24,7 +24,7 @@ use crate::policy::above::together;
 
 pub use answer::Answer;
 use answer::{Part, Texts};
-pub use compare::{Differences, differences, recorded, told_names};
+pub use compare::{Differences, differences, recorded, told_names, with_stand_ins};
 use names::Names;
 use question::{Question, Side};
 use service::Target;

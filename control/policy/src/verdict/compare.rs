@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sluice_core::tables::record::{Change, ClassId, IdentitySlot, PeerSetId, PolicyClass, PortRange};
 
 use super::{Judge, outcome};
+use crate::labels::{self, Label};
 
 /// Flows that two sets judge differently, each standing for all like it.
 #[derive(Debug)]
@@ -171,6 +172,40 @@ pub fn recorded(line: &Value) -> Option<Value> {
         }
     }
     Some(question)
+}
+
+/// The question about a flow that Hubble recorded, with somebody alike in the place of each pod that is gone since: one of
+/// its namespace that has the same labels in both sets.
+pub fn with_stand_ins(judges: [&Judge; 2], line: &Value, mut question: Value) -> Value {
+    for (side, end) in [("from", "source"), ("to", "destination")] {
+        let name = question[side].as_str().and_then(|text| text.split_once('/'));
+        let Some((namespace, pod)) = name.filter(|_| line["flow"].is_object()) else { continue };
+        let key = (namespace.to_owned(), pod.to_owned());
+        if judges.iter().any(|judge| judge.compiled.objects.endpoints.contains_key(&key)) {
+            continue;
+        }
+        let labels = line["flow"][end]["labels"].as_array().into_iter().flatten();
+        let labels = labels.filter_map(Value::as_str).map(Label::parse).filter(|label| label.source == "k8s");
+        let labels = labels.filter(|label| !labels::is_given(&label.key));
+        let wanted: BTreeSet<(String, String)> = labels.map(|label| (label.key, label.value)).collect();
+        let alike = judges.map(|judge| alike(judge, namespace, &wanted));
+        if let Some(name) = alike[0].intersection(&alike[1]).next() {
+            question[side] = json!(format!("{namespace}/{name}"));
+        }
+    }
+    question
+}
+
+/// Endpoints of the namespace whose own labels, as far as they tell identities apart, are these.
+fn alike(judge: &Judge, namespace: &str, wanted: &BTreeSet<(String, String)>) -> BTreeSet<String> {
+    let compiled = &judge.compiled;
+    let first = (namespace.to_owned(), String::new());
+    let own = compiled.objects.endpoints.range(first..).take_while(|((space, _), _)| space == namespace);
+    let counts = |key: &str| !labels::is_given(key) && compiled.options.filter.is_relevant(key);
+    let has = |labels: &[(String, String)]| {
+        labels.iter().filter(|(key, _)| counts(key)).cloned().collect::<BTreeSet<_>>() == *wanted
+    };
+    own.filter(|(_, one)| has(&one.labels)).map(|((_, name), _)| name.clone()).collect()
 }
 
 /// What a flow that Hubble recorded says of names: lines that teach them, as if their answers had been seen.
