@@ -1,7 +1,7 @@
 //! `blast`: send traffic by an interface, and count what comes out of another if there is one.
 
 use std::fs;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -146,10 +146,6 @@ fn send(order: &Order, sink: Option<&Trials>, stop: &Stop) -> anyhow::Result<(Ve
 /// One line that is written again and again.
 #[expect(clippy::print_stderr, reason = "a command line tool's progress")]
 fn bar(order: &Order, told: &Told, received: u64, sink: bool) {
-    // In a log a line a tenth of a second would bury what it is about.
-    if !std::io::stderr().is_terminal() {
-        return;
-    }
     let by_packets =
         if order.packets > 0 { to_float(told.counts.sent) / to_float(order.packets) } else { 0.0 };
     let share = (told.seconds / order.seconds).max(by_packets).min(1.0);

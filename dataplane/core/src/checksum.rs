@@ -25,6 +25,12 @@ impl Delta {
         Self(fold64(old.iter().zip(new).map(change).sum()))
     }
 
+    /// Of several [`change`]s together.
+    #[inline]
+    pub(crate) const fn of(sum: u64) -> Self {
+        Self(fold64(sum))
+    }
+
     /// The way back.
     #[inline]
     #[must_use]
@@ -37,6 +43,12 @@ impl Delta {
     pub const fn apply(self, checksum: u16) -> u16 {
         !fold(!checksum as u32 + self.0 as u32)
     }
+}
+
+/// What two words of a header (at an even offset) that turn into others add to its sum.
+#[inline]
+pub(crate) const fn change(old: u32, new: u32) -> u64 {
+    !old as u64 + new as u64
 }
 
 impl Add for Delta {

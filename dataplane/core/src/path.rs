@@ -2,7 +2,8 @@
 //!
 //! 1. *Classify* every packet: if it is an ordinary one, read what matters, hash its key, start fetching the bucket that
 //!    may hold its flow.
-//! 2. *Look up* every packet: compare tags, start fetching the flow.
+//! 2. *Look up* every packet: compare tags, start fetching the flow. For those that seem to have none, fetch what admitting
+//!    them will need (`strangers`).
 //! 3. *Apply*, packet by packet: what is ordinary in every way goes the short way (`short`). For the rest, fragments learn
 //!    their ports; errors find the flow that they quote; known flows go on (`established`), unknown ones are judged
 //!    (`admit`); and what is allowed leaves (`depart`).
@@ -16,11 +17,13 @@ pub mod established;
 pub mod icmp;
 pub mod reply;
 pub(crate) mod short;
+pub(crate) mod strangers;
 pub(crate) mod tunnelled;
 pub(crate) mod wrapped;
 
 use arrayvec::ArrayVec;
 use short::{Glance, glance};
+use strangers::{Stranger, Strangers};
 
 use crate::event::{EventKind, EventSink, FlowEvent};
 use crate::flow_key::FlowKey;
@@ -72,9 +75,16 @@ pub fn forward<S: EventSink>(
     }
     state.counters.received += burst.len() as u64;
     state.counters.received_bytes += bytes;
+    let mut strangers = Strangers::new();
     if state.config.short {
-        look_up(&state.flows, &mut works[..burst.len().min(BURST)]);
+        let mut late = ArrayVec::new();
+        look_up(&state.flows, &mut works[..burst.len().min(BURST)], &mut late);
+        if !late.is_empty() && !S::EVERY_PACKET {
+            strangers::foresee(tables, &state.flows, burst, &works, &late, &mut strangers);
+        }
     }
+    // In the order of the burst: the next of them is the next that finds no flow.
+    let mut strangers = &strangers[..];
     set_length(fates, burst.len());
     let seconds = now.seconds();
     let mut turn = Turn { tables, state, now, seconds, events, told: None, tag: (PortId(0), 0) };
@@ -86,7 +96,7 @@ pub fn forward<S: EventSink>(
                 *fate = Fate::Forward(port);
                 sent = (sent.0 + 1, sent.1 + len as u64);
             }
-            None => *fate = turn.other_ways(packet, work),
+            None => *fate = turn.other_ways(packet, work, &mut strangers),
         }
     }
     state.counters.forwarded += sent.0;
@@ -117,9 +127,8 @@ fn classify(flows: &FlowTable, packet: &Packet<'_>, work: &mut Glance) {
 /// Keys that are not in the first of their two buckets are few. They are looked for when all others have been, so that the
 /// second one is there by then.
 #[inline(always)]
-fn look_up(flows: &FlowTable, works: &mut [Glance]) {
-    let mut late: ArrayVec<usize, BURST> = ArrayVec::new();
-    for (index, work) in works.iter_mut().enumerate() {
+fn look_up(flows: &FlowTable, works: &mut [Glance], late: &mut ArrayVec<u8, BURST>) {
+    for (work, index) in works.iter_mut().zip(0..) {
         if work.is_everyday()
             && let Some(found) = flows.in_first(&work.place, work.v4)
         {
@@ -130,19 +139,32 @@ fn look_up(flows: &FlowTable, works: &mut [Glance]) {
         }
     }
     for index in late {
-        let work = &mut works[index];
+        let work = &mut works[usize::from(*index)];
         if work.is_everyday() {
             work.candidate = flows.in_second(&work.place, work.v4);
         }
     }
 }
 
-impl<S: EventSink> Turn<'_, S> {
+impl<'t, S: EventSink> Turn<'t, S> {
     #[cold]
     #[inline(never)]
-    fn other_ways(&mut self, packet: &mut Packet<'_>, work: &Glance) -> Fate {
-        let fate = match self.moves_on(packet, work) {
-            Some(port) => Fate::Forward(port),
+    fn other_ways(
+        &mut self,
+        packet: &mut Packet<'_>,
+        work: &Glance,
+        strangers: &mut &[Stranger<'t>],
+    ) -> Fate {
+        let welcomed = match strangers.split_first() {
+            Some((first, others)) if first.is(work) => {
+                *strangers = others;
+                self.welcome(packet, work, first)
+            }
+            Some(_) | None => None,
+        };
+        let moved = || self.moves_on(packet, work).map(Fate::Forward);
+        let fate = match welcomed.or_else(moved) {
+            Some(fate) => fate,
             None => self.long_way(packet, work),
         };
         self.account(fate, packet.len());

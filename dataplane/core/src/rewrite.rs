@@ -9,20 +9,29 @@ use crate::parse::{ETHERNET, Headers, ICMP, ICMPV6, Kind, Quoted, SCTP, TCP, UDP
 
 /// What translating a packet of `from` into `to` does to its checksums: of the IPv4 header, and of the transport.
 /// Computed once a flow; the complement undoes it, so it serves the replies too.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "takes addresses apart on purpose")]
 pub fn deltas(from: &FlowKey, to: &FlowKey) -> (Delta, Delta) {
-    let side = |old: Ipv6Addr, new: Ipv6Addr| match from.v4 {
-        true => Delta::bytes(&old.octets()[12..], &new.octets()[12..]),
-        false => Delta::bytes(&old.octets(), &new.octets()),
+    // Added up in full width, and folded at the end.
+    let addresses = if from.v4 {
+        let low = |ip: Ipv6Addr| ip.to_bits() as u32;
+        checksum::change(low(from.src), low(to.src)) + checksum::change(low(from.dst), low(to.dst))
+    } else {
+        let words = |ip: Ipv6Addr| [96, 64, 32, 0].map(|shift| (ip.to_bits() >> shift) as u32);
+        let side = |old: Ipv6Addr, new: Ipv6Addr| -> u64 {
+            words(old).into_iter().zip(words(new)).map(|(old, new)| checksum::change(old, new)).sum()
+        };
+        side(from.src, to.src) + side(from.dst, to.dst)
     };
-    let addresses = side(from.src, to.src) + side(from.dst, to.dst);
-    let ports = Delta::word(from.sport, to.sport) + Delta::word(from.dport, to.dport);
+    let both = |key: &FlowKey| u32::from(key.sport) << 16 | u32::from(key.dport);
+    let ports = checksum::change(both(from), both(to));
     let transport = match from.proto {
-        TCP | UDP | ICMPV6 => addresses + ports,
+        TCP | UDP | ICMPV6 => Delta::of(addresses + ports),
         // No pseudo header.
-        ICMP => ports,
+        ICMP => Delta::of(ports),
         _ => Delta::default(),
     };
-    (if from.v4 { addresses } else { Delta::default() }, transport)
+    (if from.v4 { Delta::of(addresses) } else { Delta::default() }, transport)
 }
 
 /// Give the packet the addresses and ports of `to`. The deltas are those of [`deltas`] for this direction.

@@ -11,6 +11,7 @@ pub mod lpm;
 pub mod maglev;
 pub mod names;
 pub mod nexthop;
+mod open;
 pub mod ownership;
 pub mod policy;
 pub mod prefix_set;

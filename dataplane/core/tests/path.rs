@@ -523,6 +523,32 @@ proptest::proptest! {
         proptest::prop_assert_eq!(counts(&short), counts(&long));
     }
 
+    /// What is found out for a whole burst beforehand changes nothing: each packet fares as it would alone, the long way.
+    #[test]
+    fn a_burst_fares_like_its_packets_one_by_one(
+        packets in proptest::collection::vec((lab::any_packet(), 1_usize..4), 1..80),
+        sizes in proptest::collection::vec(1_usize..64, 1..8), change in 0_u8..7,
+    ) {
+        let (mut burst, mut single) = (Lab::with_flows(64), Lab::with_flows(64));
+        single.state.config.short = false;
+        // Some come several times in a row: the first opens a flow that the others belong to.
+        let packets: Vec<(u16, Vec<u8>)> =
+            packets.into_iter().flat_map(|(packet, times)| vec![packet; times]).collect();
+        let (mut rest, mut sizes) = (&packets[..], sizes.iter().cycle());
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            rest = others;
+            let one_by_one: Vec<_> = some.iter().map(|(port, frame)| single.send(*port, frame)).collect();
+            proptest::prop_assert_eq!(burst.send_burst(some), one_by_one);
+            proptest::prop_assert_eq!(&burst.state.counters, &single.state.counters);
+            if rest.len() < packets.len() / 2 {
+                burst.disturb(change);
+                single.disturb(change);
+            }
+        }
+        proptest::prop_assert_eq!(&burst.events.0, &single.events.0);
+    }
+
     /// Who is watched decides, rewrites, counts and tells like who is not.
     #[test]
     fn a_watched_packet_fares_like_any_other(

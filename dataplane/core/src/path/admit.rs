@@ -106,7 +106,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
         // Keys are changed where they lie: to hand them about costs more than to make them.
         let mut to = headers.key;
         let choice = self.choose_backend(packet, headers, &mut to)?;
-        self.state.flows.expect(&to.reverse());
+        self.state.flows.expect(&to.reverse(), 0);
         self.is_for_others(headers, choice)?;
         // Replies of such a flow say nothing to us, so its beginning does not, either: another gateway may have seen it.
         let direct = choice.as_ref().is_some_and(|choice| choice.dispatch().is_some());

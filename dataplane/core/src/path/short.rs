@@ -41,10 +41,10 @@ pub(crate) struct Glance {
     /// What its flow says of itself ([`Hot::says`]) if this is an everyday packet of it; with [`LONG`]: it is none.
     expected: u32,
     pub candidate: FlowRef,
-    vlan: u16,
+    pub vlan: u16,
     /// Of the IP packet.
     len: u16,
-    tcp_flags: u8,
+    pub tcp_flags: u8,
     pub v4: bool,
     /// It was read and has a place; if not, the rest says nothing.
     pub ordinary: bool,
@@ -84,19 +84,10 @@ impl Glance {
 
     /// The same for those who need it in full. `None`: not ordinary, or with addresses that want a closer look.
     pub(crate) fn headers(&self, packet: &Packet<'_>) -> Option<Headers> {
-        let frame: &[u8; FRAME] = packet.head().filter(|_| self.ordinary)?;
-        let (l3, header, proto) = (start_of(self.vlan), if self.v4 { 20 } else { 40 }, proto_of(self));
-        let ip: &Ip = frame[l3..].first_chunk()?;
-        let (src, dst) = if self.v4 {
-            flow::addresses(self.addresses)
-        } else {
-            let [src, dst] = addresses_v6(ip);
-            (flow::address(src), flow::address(dst))
-        };
-        let (sport, dport) = flow::two_ports(self.ports);
-        let key = FlowKey { src, dst, sport, dport, proto, v4: self.v4 };
-        let l3 = if self.vlan == 0 { 14 } else { 18 };
-        everyday(&key).then_some(Headers {
+        let key = self.key(packet)?;
+        let ip = self.ip(packet)?;
+        let (l3, header) = (if self.vlan == 0 { 14 } else { 18 }, if self.v4 { 20 } else { 40 });
+        Some(Headers {
             key,
             vlan: self.vlan,
             l3,
@@ -109,6 +100,27 @@ impl Glance {
             dont_fragment: !self.v4 || ip[6] & 0x40 != 0,
             fragment: None,
         })
+    }
+
+    #[inline(always)]
+    fn ip<'p>(&self, packet: &'p Packet<'_>) -> Option<&'p Ip> {
+        let frame: &[u8; FRAME] = packet.head().filter(|_| self.ordinary)?;
+        frame[start_of(self.vlan)..].first_chunk()
+    }
+
+    /// Its key. `None`: as for [`Self::headers`].
+    #[inline(always)]
+    pub(crate) fn key(&self, packet: &Packet<'_>) -> Option<FlowKey> {
+        let ip = self.ip(packet)?;
+        let (src, dst) = if self.v4 {
+            flow::addresses(self.addresses)
+        } else {
+            let [src, dst] = addresses_v6(ip);
+            (flow::address(src), flow::address(dst))
+        };
+        let (sport, dport) = flow::two_ports(self.ports);
+        let key = FlowKey { src, dst, sport, dport, proto: proto_of(self), v4: self.v4 };
+        everyday(&key).then_some(key)
     }
 
     /// It may go the short way.

@@ -211,17 +211,24 @@ impl FlowTable {
         prefetch(&self.buckets[self.second(place) as usize]);
     }
 
-    /// A flow is about to be made whose replies will have this key: start fetching what that will write to.
+    /// Some flows are about to be made, and after `before` of them one whose replies will have this key: start fetching what
+    /// it will write to. Where that key may lie.
     #[inline]
-    pub(crate) fn expect(&self, reply: &FlowKey) {
+    pub(crate) fn expect(&self, reply: &FlowKey, before: usize) -> Place {
         let place = self.place(reply);
         self.prefetch_bucket(&place);
         self.prefetch_second(&place);
-        let next = self.free.last().copied().unwrap_or(self.high) as usize;
+        let free = self.free.len();
+        let next = if before < free {
+            self.free[free - 1 - before] as usize
+        } else {
+            self.high as usize + (before - free)
+        };
         if let (Some(hot), Some(cold)) = (self.hot.get(next), self.cold.get(next)) {
             prefetch(hot);
             prefetch(cold);
         }
+        place
     }
 
     /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].
@@ -267,6 +274,14 @@ impl FlowTable {
             return Some(candidate);
         }
         self.search(key, place)
+    }
+
+    /// The flow of this key, which may lie there.
+    #[inline]
+    pub(crate) fn find_at(&self, key: &FlowKey, place: &Place) -> Option<FlowRef> {
+        let [first, second] = self.both(place).map(|bucket| &self.buckets[bucket as usize].tags);
+        let alike = matching(first, place.tag()) | matching(second, place.tag());
+        if alike == 0 { None } else { self.search(key, place) }
     }
 
     pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
@@ -355,9 +370,21 @@ impl FlowTable {
 
     /// Remember a flow under both its keys. What follows from them is filled in here.
     pub fn insert(&mut self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
-        let (original, reply) = (new.keys.original, new.keys.translated.reverse());
-        let places = [self.place(&original), self.place(&reply)];
-        if self.search(&reply, &places[1]).is_some() {
+        let places = [self.place(&new.keys.original), self.place(&new.keys.translated.reverse())];
+        self.insert_at(new, &places, now)
+    }
+
+    /// The same for who knows the places of both keys. (Part of its callers, so that no flow is put together in one place to
+    /// be copied to another.)
+    #[inline(always)]
+    pub(crate) fn insert_at(
+        &mut self,
+        new: &NewFlow,
+        places: &[Place; 2],
+        now: Now,
+    ) -> Result<FlowRef, InsertError> {
+        let reply = new.keys.translated.reverse();
+        if self.find_at(&reply, &places[1]).is_some() {
             return Err(InsertError::Collision);
         }
         let mut hot = new.hot;
@@ -383,6 +410,7 @@ impl FlowTable {
     }
 
     /// Everything in the hot line that follows from the keys.
+    #[inline(always)]
     fn fill(&mut self, hot: &mut Hot, keys: &Keys) -> Option<()> {
         let (original, reply) = (keys.original, keys.translated.reverse());
         let v4 = original.v4;
@@ -411,6 +439,7 @@ impl FlowTable {
 
     /// The number of an address in the list of those in the middle. The list only grows: it holds frontends and NAT
     /// addresses, which are few.
+    #[inline(never)]
     fn number(&mut self, ip: Ipv6Addr, same: [u64; 2]) -> Option<u16> {
         let halves = flow::halves(ip);
         if halves == same {
@@ -459,6 +488,7 @@ impl FlowTable {
     }
 
     /// Put a reference into one of the key's two buckets, moving another key to its second bucket if need be.
+    #[inline(always)]
     fn link(&mut self, place: &Place, reference: FlowRef) -> bool {
         let free = |bucket: u32| matching(&self.buckets[bucket as usize].tags, 0).count_ones();
         let [first, second] = self.both(place);

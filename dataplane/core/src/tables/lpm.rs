@@ -71,7 +71,7 @@ impl Lpm {
     }
 
     /// Start fetching what [`Self::lookup`] of this address will read first.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch(&self, ip: Ipv6Addr, v4: bool) {
         if v4 { self.v4.prefetch(low(ip)) } else { self.v6.prefetch(ip.to_bits()) }
     }

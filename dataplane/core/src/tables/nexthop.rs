@@ -121,6 +121,10 @@ impl Routing {
         let ways = self.several.get(usize::from(index))?;
         let total = ways.last()?.0 as usize;
         let at = reduce(hash, total);
+        if total == ways.len() {
+            // All weigh one.
+            return ways.get(at).map(|(_, id)| *id);
+        }
         // Of few, all are looked at: a search would go another way each time, and no CPU could foresee it.
         let before = |(sum, _): &(u32, NextHopId)| *sum as usize <= at;
         let index = match ways.len() {
@@ -128,6 +132,12 @@ impl Routing {
             _ => ways.partition_point(before),
         };
         ways.get(index).map(|(_, id)| *id)
+    }
+
+    /// Is this an address of the kernel's?
+    #[inline]
+    pub fn is_local(&self, ip: Ipv6Addr, v4: bool) -> bool {
+        matches!(self.routes.lookup(ip, v4).map(Coded::of), Some(Coded::Local))
     }
 
     /// Start fetching what [`Self::route`] will read first.

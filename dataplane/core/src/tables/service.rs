@@ -1,6 +1,7 @@
 //! Virtual address and port → service → one of its backends.
 
 mod balanced;
+mod doors;
 mod packet_hash;
 
 use alloc::collections::BTreeSet;
@@ -19,6 +20,7 @@ use crate::flow_key::FlowKey;
 use crate::verdict::DropReason;
 
 pub use balanced::{Balanced, reduce};
+use doors::{Door, Doors, Seat, Seats};
 
 /// (address, port, protocol) packed for hashing.
 type Packed = (u128, u32);
@@ -47,11 +49,11 @@ struct Entrance {
 /// All services of one generation.
 #[derive(Clone, Debug)]
 pub struct Services {
+    /// What the path asks, for all that is not rare.
+    doors: Doors,
     frontends: HashMap<Packed, Entrance, Hashing>,
-    /// How many frontends each address has.
-    addresses: HashMap<u128, u32, Hashing>,
     /// Shared by the copies of the tables: a Maglev row is built once.
-    services: HashMap<u32, Arc<Balanced>, Hashing>,
+    seats: Seats,
     /// Those whose row is still to be built.
     bare: BTreeSet<ServiceId>,
     /// How many services have a backend here.
@@ -62,9 +64,9 @@ pub struct Services {
 impl Default for Services {
     fn default() -> Self {
         Self {
+            doors: Doors::default(),
             frontends: HashMap::with_hasher(hashing()),
-            addresses: HashMap::with_hasher(hashing()),
-            services: HashMap::with_hasher(hashing()),
+            seats: Seats::default(),
             bare: BTreeSet::new(),
             backends: HashMap::with_hasher(hashing()),
             seeds: maglev::DEFAULT_SEEDS,
@@ -76,30 +78,55 @@ impl Services {
     /// What the destination of this packet stands for, as its source may use it.
     #[inline]
     pub fn lookup(&self, key: &FlowKey, source: &Identity) -> Match<'_> {
-        let Some(entrance) = self.frontends.get(&packed(key.dst, key.dport, key.proto)) else {
+        match self.doors.find(key.dst, key.dport, key.proto) {
             // An unknown port of a known address: nothing leaks past the services to whoever has the address.
-            let known = self.frontends.contains_key(&packed(key.dst, 0, 0));
-            return if known { Match::Refused(DropReason::NoBackend) } else { Match::None };
+            None if self.doors.find(key.dst, 0, 0).is_some() => Match::Refused(DropReason::NoBackend),
+            None => Match::None,
+            Some(Door::Open(seat)) => self.seated(seat),
+            Some(Door::Kept) => self.ask(key, source),
+        }
+    }
+
+    #[inline]
+    fn seated(&self, seat: Seat) -> Match<'_> {
+        match self.seats.get(seat) {
+            Some((id, service)) => Match::Service(id, service),
+            None => Match::Refused(DropReason::NoBackend),
+        }
+    }
+
+    /// Not everybody may use it, or not everybody gets the same.
+    fn ask(&self, key: &FlowKey, source: &Identity) -> Match<'_> {
+        let Some(entrance) = self.frontends.get(&packed(key.dst, key.dport, key.proto)) else {
+            return Match::None;
         };
         if let Some(reason) = refused(entrance, key, source) {
             return Match::Refused(reason);
         }
         let scoped = entrance.record.inside.filter(|_| is_inside(source));
-        let Some(id) = scoped.or(entrance.record.service) else {
-            return Match::Refused(DropReason::NoBackend);
-        };
-        match self.services.get(&id.0) {
-            Some(service) => Match::Service(id, service),
-            None => Match::Refused(DropReason::NoBackend),
-        }
+        let id = scoped.or(entrance.record.service);
+        let found = id.and_then(|id| Some((id, self.service(id)?)));
+        found.map_or(Match::Refused(DropReason::NoBackend), |(id, service)| Match::Service(id, service))
+    }
+
+    /// Start fetching what [`Self::lookup`] of this key will read first.
+    #[inline]
+    pub fn prefetch(&self, key: &FlowKey) {
+        self.doors.prefetch(key.dst, key.dport, key.proto);
     }
 
     pub fn is_frontend_address(&self, ip: Ipv6Addr) -> bool {
-        self.addresses.contains_key(&ip.to_bits())
+        self.doors.has_address(ip)
+    }
+
+    /// Start fetching what that will read first.
+    #[inline]
+    pub(crate) fn prefetch_address(&self, ip: Ipv6Addr) {
+        self.doors.prefetch_address(ip);
     }
 
     pub fn is_frontend(&self, key: &FlowKey) -> bool {
-        self.frontends.contains_key(&packed(key.dst, key.dport, key.proto))
+        self.doors.find(key.dst, key.dport, key.proto).is_some()
     }
 
     pub fn is_backend(&self, ip: Ipv6Addr, port: u16, proto: u8) -> bool {
@@ -108,7 +135,7 @@ impl Services {
 
     /// What the row of this service is to be built from, if it lacks one; it is put in by [`Self::put_row`].
     pub fn bare(&self, id: ServiceId) -> Option<Bare> {
-        let service = self.services.get(&id.0).filter(|service| !service.is_ready())?;
+        let service = self.seats.of(id).filter(|service| !service.is_ready())?;
         Some(Bare { id, service: Arc::clone(service), seed: self.seeds[0] })
     }
 
@@ -125,7 +152,7 @@ impl Services {
     /// Put in a row that was built beside the path, unless what it was built from is no longer what counts.
     pub fn put_row(&mut self, row: &Row) {
         let seed = self.seeds[0];
-        if let Some(service) = self.services.get_mut(&row.id.0)
+        if let Some(service) = self.seats.of_mut(row.id)
             && row.seed == seed
             && service.record == row.built.record
         {
@@ -135,7 +162,7 @@ impl Services {
     }
 
     pub fn service(&self, id: ServiceId) -> Option<&Balanced> {
-        self.services.get(&id.0).map(Arc::as_ref)
+        self.seats.of(id).map(Arc::as_ref)
     }
 
     pub fn frontend(&self, key: FrontendKey) -> Option<&Frontend> {
@@ -155,34 +182,36 @@ impl Services {
         if same_rows {
             return;
         }
-        for (id, service) in &mut self.services {
-            *service = rows.of(&service.record, *id, seeds[0]);
+        for (id, service) in self.seats.iter_mut() {
+            *service = rows.of(&service.record, id, seeds[0]);
         }
-        let bare = self.services.iter().filter(|(_, service)| !service.is_ready());
-        self.bare = bare.map(|(id, _)| ServiceId(*id)).collect();
+        let bare = self.seats.iter().filter(|(_, service)| !service.is_ready());
+        self.bare = bare.map(|(id, _)| id).collect();
     }
 
     pub(super) fn set_frontend(&mut self, key: FrontendKey, frontend: Option<&Frontend>) {
         let ip = mapped(key.ip);
-        let (slot, address) = (packed(ip, key.port, key.proto), ip.to_bits());
+        let slot = packed(ip, key.port, key.proto);
+        // The new one comes before the old one goes, so that nothing both have seems to be gone.
+        let door = frontend.map(|record| match record.service {
+            Some(id) if is_open(record) => Door::Open(self.seats.take(id)),
+            _ => Door::Kept,
+        });
+        match self.doors.set(ip, key.port, key.proto, door) {
+            Some(Door::Open(seat)) => self.seats.release(seat),
+            Some(Door::Kept) | None => {}
+        }
         match frontend {
             Some(record) => {
                 let ranges = PrefixSet::new(&record.source_ranges);
-                let entrance = Entrance { record: record.clone(), ranges };
-                if self.frontends.insert(slot, entrance).is_none() {
-                    *self.addresses.entry(address).or_insert(0) += 1;
-                }
+                self.frontends.insert(slot, Entrance { record: record.clone(), ranges });
             }
-            None => {
-                if self.frontends.remove(&slot).is_some() {
-                    release(&mut self.addresses, address);
-                }
-            }
+            None => drop(self.frontends.remove(&slot)),
         }
     }
 
     pub(super) fn set_service(&mut self, id: ServiceId, record: Option<&Service>, rows: Rows<'_>) {
-        let old = self.services.remove(&id.0);
+        let old = self.seats.of(id).map(Arc::clone);
         // What both have is taken twice for a moment, so that it never seems to be gone.
         for backend in record.iter().flat_map(|record| &record.backends) {
             let proto = record.map_or(0, |record| record.proto);
@@ -194,33 +223,34 @@ impl Services {
         }
         if let Some(record) = record {
             let same = old.filter(|old| old.record == *record);
-            let service = same.unwrap_or_else(|| rows.of(record, id.0, self.seeds[0]));
+            let service = same.unwrap_or_else(|| rows.of(record, id, self.seeds[0]));
             if service.is_ready() {
                 self.bare.remove(&id);
             } else {
                 self.bare.insert(id);
             }
-            self.services.insert(id.0, service);
+            self.seats.set(id, Some(service));
         } else {
             self.bare.remove(&id);
+            self.seats.set(id, None);
         }
     }
 
     pub fn len(&self) -> usize {
-        self.services.len()
+        self.seats.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Service> {
-        self.services.values().map(|service| &service.record)
+        self.seats.iter().map(|(_, service)| &service.record)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.seats.len() == 0
     }
 
     /// Does any service rewrite sources?
     pub fn any_snat(&self) -> bool {
-        self.services.values().any(|service| service.record.forwarding == Forwarding::Snat)
+        self.iter().any(|record| record.forwarding == Forwarding::Snat)
     }
 }
 
@@ -260,11 +290,11 @@ pub(super) enum Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn of(self, record: &Service, id: u32, seed: u32) -> Arc<Balanced> {
+    fn of(self, record: &Service, id: ServiceId, seed: u32) -> Arc<Balanced> {
         let theirs = match self {
             Self::Later => return Arc::new(Balanced::later(record)),
             Self::Now => None,
-            Self::Of(twin) if twin.seeds[0] == seed => twin.services.get(&id),
+            Self::Of(twin) if twin.seeds[0] == seed => twin.seats.of(id),
             Self::Of(_) => None,
         };
         match theirs.filter(|theirs| theirs.record == *record) {
@@ -282,6 +312,11 @@ pub(super) fn release<K: core::hash::Hash + Eq>(counts: &mut HashMap<K, u32, Has
             counts.remove(&key);
         }
     }
+}
+
+/// Does everybody who comes get the same?
+const fn is_open(frontend: &Frontend) -> bool {
+    !frontend.cluster_only && frontend.source_ranges.is_empty() && frontend.inside.is_none()
 }
 
 /// Is this client part of the cluster?

@@ -227,6 +227,19 @@ impl Lab {
         (fates[0], burst[0].bytes().to_vec())
     }
 
+    /// The same for up to a burst of frames at once, each with its port.
+    pub fn send_burst(&mut self, frames: &[(u16, Vec<u8>)]) -> Vec<(Fate, Vec<u8>)> {
+        let mut rooms: Vec<Vec<u8>> =
+            frames.iter().map(|(_, frame)| [&[0; HEADROOM][..], frame, &[0; 2048]].concat()).collect();
+        let shown = rooms.iter_mut().zip(frames);
+        let mut burst: Vec<Packet<'_>> = shown
+            .map(|(room, (port, frame))| Packet::new(room, HEADROOM, frame.len(), PortId(*port)).unwrap())
+            .collect();
+        let mut fates = Fates::new();
+        forward(&self.tables, &mut self.state, self.now, &mut burst, &mut fates, &mut self.events);
+        fates.into_iter().zip(&burst).map(|(fate, packet)| (fate, packet.bytes().to_vec())).collect()
+    }
+
     /// The same while somebody watches.
     pub fn send_seen(&mut self, port: u16, frame: &[u8]) -> (Sighting, Vec<u8>) {
         let mut room = vec![0; HEADROOM + frame.len() + 2048];

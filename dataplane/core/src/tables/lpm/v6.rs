@@ -4,12 +4,12 @@
 //! An entry exists for an anchor's key as soon as any prefix lies below it; what is longer than the anchor and shorter
 //! than the next one is in a trie of six bits a step (a "tree bitmap"), whose nodes and values lie in blocks without gaps.
 
+use alloc::vec;
 use alloc::vec::Vec;
-use alloc::{vec, vec::IntoIter};
 
 use arrayvec::ArrayVec;
 
-use crate::intrinsics;
+use crate::tables::open::{Held, Key, Open, fold};
 
 /// Longest first; the last one holds everything.
 const ANCHORS: [u8; 6] = [128, 64, 48, 32, 16, 0];
@@ -32,14 +32,14 @@ const fn mask(len: u8) -> u128 {
 impl V6 {
     #[inline(never)]
     pub(super) fn lookup(&self, ip: u128) -> Option<u32> {
-        self.classes.iter().filter(|class| class.keys.used > 0).find_map(|class| class.lookup(ip))
+        self.classes.iter().filter(|class| !class.keys.is_empty()).find_map(|class| class.lookup(ip))
     }
 
-    #[inline]
+    #[inline(never)]
     pub(super) fn prefetch(&self, ip: u128) {
         for class in &self.classes {
-            if class.keys.used > 0 {
-                class.keys.prefetch(ip & mask(class.anchor));
+            if !class.keys.is_small() {
+                class.keys.prefetch(halves(ip & mask(class.anchor)));
             }
         }
     }
@@ -65,18 +65,18 @@ fn class_of(len: u8) -> usize {
 #[derive(Clone, Debug)]
 struct Class {
     anchor: u8,
-    keys: Keys,
+    keys: Open<Halves, Entry>,
     trie: Trie,
 }
 
 impl Class {
     fn new(anchor: u8) -> Self {
-        Self { anchor, keys: Keys::default(), trie: Trie::default() }
+        Self { anchor, keys: Open::default(), trie: Trie::default() }
     }
 
     #[inline]
     fn lookup(&self, ip: u128) -> Option<u32> {
-        let entry = self.keys.find(ip & mask(self.anchor))?;
+        let entry = self.keys.find(halves(ip & mask(self.anchor)))?;
         if entry.root != 0
             && let Some(value) = self.trie.lookup(entry.root, ip << self.anchor)
         {
@@ -86,7 +86,7 @@ impl Class {
     }
 
     fn get(&self, ip: u128, len: u8) -> Option<u32> {
-        let entry = self.keys.find(ip & mask(self.anchor))?;
+        let entry = self.keys.find(halves(ip & mask(self.anchor)))?;
         if len == self.anchor {
             return entry.value.checked_sub(1);
         }
@@ -94,7 +94,7 @@ impl Class {
     }
 
     fn insert(&mut self, ip: u128, len: u8, value: u32) -> Option<u32> {
-        let entry = self.keys.make(ip & mask(self.anchor));
+        let entry = self.keys.make(halves(ip & mask(self.anchor)));
         if len == self.anchor {
             let old = entry.value.checked_sub(1);
             entry.value = value + 1;
@@ -108,7 +108,7 @@ impl Class {
     }
 
     fn remove(&mut self, ip: u128, len: u8) -> Option<u32> {
-        let key = ip & mask(self.anchor);
+        let key = halves(ip & mask(self.anchor));
         let entry = self.keys.find_mut(key)?;
         let old = if len == self.anchor {
             let old = entry.value.checked_sub(1);
@@ -124,7 +124,7 @@ impl Class {
         } else {
             None
         };
-        if entry.is_empty() {
+        if entry.is_nothing() {
             self.keys.remove(key);
         }
         old
@@ -134,129 +134,31 @@ impl Class {
 /// What lies at one anchor's key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    /// The key's upper and lower half; anchors up to /64 have zeros below.
-    high: u64,
-    low: u64,
     /// Of the prefix that is as long as the anchor, plus one.
     value: u32,
     /// Of the trie with what is longer; 0: none.
     root: u32,
 }
 
-impl Entry {
-    const fn is_empty(&self) -> bool {
+impl Held for Entry {
+    #[inline]
+    fn is_nothing(&self) -> bool {
         self.value == 0 && self.root == 0
     }
 }
 
-/// Open addressing, linear probing, at most half full; what is removed is closed up, so there are no tombstones.
-#[derive(Clone, Debug, Default)]
-struct Keys {
-    slots: Vec<Entry>,
-    used: usize,
-}
+/// The key's upper and lower half; anchors up to /64 have zeros below.
+type Halves = (u64, u64);
 
 #[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
-const fn halves(key: u128) -> (u64, u64) {
+const fn halves(key: u128) -> Halves {
     ((key >> 64) as u64, key as u64)
 }
 
-impl Keys {
-    /// Where a search for the key begins. The number of slots is a power of two.
+impl Key for Halves {
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "folds 128 bits into 64")]
-    fn start(&self, (high, low): (u64, u64)) -> usize {
-        let product = u128::from(high ^ 0x9e37_79b9_7f4a_7c15)
-            * u128::from(low.rotate_left(32) ^ 0xd6e8_feb8_6659_fd93);
-        let folded = (product as u64) ^ ((product >> 64) as u64);
-        folded as usize & (self.slots.len().wrapping_sub(1))
-    }
-
-    #[inline]
-    fn position(&self, key: u128) -> Option<usize> {
-        let (high, low) = halves(key);
-        let mut at = self.start((high, low));
-        loop {
-            let entry = self.slots.get(at)?;
-            if entry.high == high && entry.low == low && !entry.is_empty() {
-                return Some(at);
-            }
-            if entry.is_empty() {
-                return None;
-            }
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-    }
-
-    #[inline]
-    fn find(&self, key: u128) -> Option<&Entry> {
-        self.position(key).map(|at| &self.slots[at])
-    }
-
-    fn find_mut(&mut self, key: u128) -> Option<&mut Entry> {
-        self.position(key).map(|at| &mut self.slots[at])
-    }
-
-    #[inline]
-    fn prefetch(&self, key: u128) {
-        if let Some(entry) = self.slots.get(self.start(halves(key))) {
-            intrinsics::prefetch(entry);
-        }
-    }
-
-    /// The entry of this key, new if need be. The caller puts something into it.
-    fn make(&mut self, key: u128) -> &mut Entry {
-        if let Some(at) = self.position(key) {
-            return &mut self.slots[at];
-        }
-        if (self.used + 1) * 2 > self.slots.len() {
-            self.grow();
-        }
-        self.used += 1;
-        let (high, low) = halves(key);
-        let at = self.vacant((high, low));
-        self.slots[at] = Entry { high, low, ..Entry::default() };
-        &mut self.slots[at]
-    }
-
-    fn vacant(&self, halves: (u64, u64)) -> usize {
-        let mut at = self.start(halves);
-        while !self.slots[at].is_empty() {
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-        at
-    }
-
-    fn grow(&mut self) {
-        let larger = vec![Entry::default(); (self.slots.len() * 2).max(16)];
-        let old: IntoIter<Entry> = core::mem::replace(&mut self.slots, larger).into_iter();
-        for entry in old.filter(|entry| !entry.is_empty()) {
-            let at = self.vacant((entry.high, entry.low));
-            self.slots[at] = entry;
-        }
-    }
-
-    /// Take the (emptied) entry of this key out: those behind it that may move up do.
-    fn remove(&mut self, key: u128) {
-        let (high, low) = halves(key);
-        let wrap = self.slots.len() - 1;
-        let mut hole = self.start((high, low));
-        while (self.slots[hole].high, self.slots[hole].low) != (high, low) || !self.slots[hole].is_empty() {
-            hole = (hole + 1) & wrap;
-        }
-        self.used -= 1;
-        self.slots[hole] = Entry::default();
-        let mut at = (hole + 1) & wrap;
-        while !self.slots[at].is_empty() {
-            let home = self.start((self.slots[at].high, self.slots[at].low));
-            // It may move if its home does not lie between the hole (exclusive) and itself.
-            if at.wrapping_sub(home) & wrap >= at.wrapping_sub(hole) & wrap {
-                self.slots[hole] = self.slots[at];
-                self.slots[at] = Entry::default();
-                hole = at;
-            }
-            at = (at + 1) & wrap;
-        }
+    fn mixed(self) -> u64 {
+        fold(self.0, self.1)
     }
 }
 
@@ -484,8 +386,8 @@ mod tests {
                 table.remove(*ip, *len);
             }
             let room = |class: &Class| {
-                assert_eq!(class.keys.used, 0);
-                (class.keys.slots.len(), class.trie.nodes.items.len(), class.trie.values.items.len())
+                assert!(class.keys.is_empty());
+                (class.keys.room(), class.trie.nodes.items.len(), class.trie.values.items.len())
             };
             sizes.push(table.classes.iter().map(room).collect::<Vec<_>>());
         }

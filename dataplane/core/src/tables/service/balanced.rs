@@ -4,13 +4,16 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::intrinsics::prefetch;
 use crate::tables::maglev;
 use crate::tables::record::{Algorithm, Backend, BackendId, BackendState, Service};
 
+/// (In an order that keeps what a new flow reads together.)
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub struct Balanced {
-    pub record: Service,
     choice: Choice,
+    pub record: Service,
     /// Where each backend is in the record, sorted by id.
     by_id: Box<[(BackendId, u16)]>,
 }
@@ -41,7 +44,7 @@ impl Balanced {
     fn with(record: &Service, choice: Choice) -> Self {
         let mut by_id: Vec<(BackendId, u16)> = record.backends.iter().map(|b| b.id).zip(0_u16..).collect();
         by_id.sort_unstable();
-        Self { record: record.clone(), choice, by_id: by_id.into() }
+        Self { choice, record: record.clone(), by_id: by_id.into() }
     }
 
     /// Can it pick already? Flows that it has do not need to know.
@@ -60,6 +63,36 @@ impl Balanced {
             Choice::Later => return None,
         };
         self.record.backends.get(usize::from(index))
+    }
+
+    /// Start fetching what [`Self::prefetch_slot`] will read.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.choice);
+        prefetch(&self.record.reject);
+    }
+
+    /// Start fetching what [`Self::pick`] will read.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, hash: u32) {
+        match &self.choice {
+            Choice::Any(usable) => {
+                if let Some(slot) = usable.get(reduce(hash, usable.len())) {
+                    prefetch(slot);
+                }
+            }
+            Choice::Narrow(row, size) => {
+                if let Some(slot) = row.get(size.of(hash)) {
+                    prefetch(slot);
+                }
+            }
+            Choice::Wide(row, size) => {
+                if let Some(slot) = row.get(size.of(hash)) {
+                    prefetch(slot);
+                }
+            }
+            Choice::Later => {}
+        }
     }
 
     /// The backend with this id, if it is still there for flows that it already has.
