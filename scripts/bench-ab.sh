@@ -28,8 +28,9 @@ for round in $(seq "$rounds"); do
 done
 jq -rn --arg old "$old" --arg new "$new" --slurpfile a "$work/$old.json" --slurpfile b "$work/$new.json" '
     def median: sort | .[length / 2 | floor];
+    def tenths: . * 10 | round / 10;
     ($a | map(.ns_per_packet_min)) as $x | ($b | map(.ns_per_packet_min)) as $y
     | [range($x | length)] | map($y[.] / $x[.]) | sort as $ratios
-    | "\($old): \($x | min) ns at best, \($x | median) in the median of rounds",
-      "\($new): \($y | min) ns at best, \($y | median) in the median of rounds",
+    | "\($old): \($x | min | tenths) ns at best, \($x | median | tenths) in the median of rounds",
+      "\($new): \($y | min | tenths) ns at best, \($y | median | tenths) in the median of rounds",
       "\($new) takes \(($ratios | median) * 1000 | round / 1000) of \($old); rounds from \($ratios[0] * 1000 | round / 1000) to \($ratios[-1] * 1000 | round / 1000)"'
