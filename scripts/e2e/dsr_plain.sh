@@ -5,11 +5,8 @@ SPEC='  services: {mode: dsr, bpf-lb-dsr-dispatch: ipip}'
 GUARD=10.99.0.0/16
 lab
 host c1 out 11
-host b1 in 11
-# A leg of its own to the clients: what it answers never meets the gateway.
-cable out b1 eth1 192.0.2.21/24 2001:db8:1::21/64
-for address in 203.0.113.80/32 2001:db8:cafe::80/128; do ip -n "$LAB-b1" address add $address dev lo; done
-for device in all default eth0 eth1; do at b1 sysctl -qw net.ipv4.conf.$device.rp_filter=0; done
+# What it answers never meets the gateway.
+direct_host b1 11 203.0.113.80 2001:db8:cafe::80
 far_end b1 11
 web b1
 echo_server b1

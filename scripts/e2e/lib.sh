@@ -105,6 +105,21 @@ host() {
     ip -6 -n "$LAB-$1" route add default via "$net6:1"
 }
 
+# direct_host NAME NUMBER ADDRESS…: as `host` behind the gateway, with services' addresses as its own. What it sends as itself
+# goes by the gateway, what it sends as a service straight to the clients, on whose link it answers for none of the addresses.
+direct_host() {
+    local name=$1 number=$2 address; shift 2
+    host "$name" in "$number"
+    cable out "$name" eth1 "192.0.2.$((10 + number))/24" "2001:db8:1::$((10 + number))/64"
+    at "$name" sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 \
+        net.ipv4.conf.eth1.rp_filter=0 net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
+    for address in "$@"; do ip -n "$LAB-$name" address add "$address" dev lo; done
+    ip -n "$LAB-$name" rule add from 10.244.0.0/24 lookup 100
+    ip -n "$LAB-$name" route add default via 10.244.0.1 table 100
+    ip -6 -n "$LAB-$name" rule add from 2001:db8:2::/64 lookup 100
+    ip -6 -n "$LAB-$name" route add default via 2001:db8:2::1 table 100
+}
+
 # web HOST…: an HTTP server on port 8080 that answers with the host's name.
 web() {
     local host
@@ -130,7 +145,7 @@ echo_server() {
 }
 
 # far_end HOST NUMBER: the host of that number behind the gateway understands how it is told to answer c1 itself. What comes
-# for it is kept from the kernel, which gets what far_end.py makes of it; `told_by_kind HOST` counts that.
+# for it is kept from the kernel, which gets what far_end.py makes of it.
 far_end() {
     [ -c /dev/net/tun ] || skip "needs /dev/net/tun"
     at "$1" nft -f - <<END
@@ -148,7 +163,13 @@ END
     start "$1" "$1-far-end" python3 "$E2E/far_end.py" eth0 tun0 "$DIR/$1.told"
     eventually 15 [ -s "$DIR/$1.told" ]
 }
-told_by_kind() { cat "$DIR/$1.told"; }
+# told_by_kind HOST…: how often their far ends understood each kind, in sum. told_only KIND BEFORE HOST…: since it was so,
+# that kind and no other.
+told_by_kind() { (cd "$DIR" && jq -cs 'map(to_entries[]) | group_by(.key) | map({(.[0].key): (map(.value) | add)}) | add' "${@/%/.told}"); }
+told_only() {
+    local kind=$1 before=$2; shift 2
+    jq -e --arg kind "$kind" --argjson before "$before" '. as $now | [keys[] | select($now[.] > $before[.])] == [$kind]' <<<"$(told_by_kind "$@")" >/dev/null
+}
 
 # talk HOST NAME udp|tcp ADDRESS PORT [--rate N] [--size N]: a numbered conversation with an echo server in the background.
 # `said NAME FILTER` asks how it goes, `hush NAME` ends it; see talk.py for what is told.
@@ -191,32 +212,43 @@ endpoint() {
     printf 'spec: {addresses: [%s.%s, "%s:%s"]}\n' $net4 "$2" $net6 "$2"
 }
 
-# service NAME VIP4 VIP6 PORT PROTO BACKEND-NUMBER…: on port 8080 of its backends (TARGET overrides).
-service() {
-    local name=$1 vip4=$2 vip6=$3 port=$4 proto=$5 number family; shift 5
+# front NAME VIP4 VIP6 PORTS FIELD…: a Service with further fields of its spec, and ANNOTATIONS; `slices` are behind it.
+front() {
     cat <<END
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: $name, namespace: lab}
+metadata: {name: $1, namespace: lab, annotations: {${ANNOTATIONS:-}}}
 spec:
   type: LoadBalancer
   ipFamilyPolicy: PreferDualStack
   ipFamilies: [IPv4, IPv6]
-  clusterIP: 10.96.0.${vip4##*.}
-  clusterIPs: [10.96.0.${vip4##*.}, "2001:db8:96::${vip4##*.}"]
-  ports: [{name: p, port: $port, targetPort: ${TARGET:-8080}, protocol: $proto}]
-status: {loadBalancer: {ingress: [{ip: $vip4}, {ip: "$vip6"}]}}
+  clusterIP: 10.96.0.${2##*.}
+  clusterIPs: [10.96.0.${2##*.}, "2001:db8:96::${2##*.}"]
+  ports: [$4]
+$(printf '  %s\n' "${@:5}")
+status: {loadBalancer: {ingress: [{ip: $2}, {ip: "$3"}]}}
 END
+}
+
+# slices NAME PORTS BACKEND-NUMBER…
+slices() {
+    local name=$1 ports=$2 family number; shift 2
     for family in IPv4 IPv6; do
         printf -- '---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n'
         printf 'metadata: {name: %s-%s, namespace: lab, labels: {kubernetes.io/service-name: %s}}\n' "$name" "${family,,}" "$name"
-        printf 'addressType: %s\nports: [{name: p, port: %s, protocol: %s}]\nendpoints:\n' $family "${TARGET:-8080}" "$proto"
+        printf 'addressType: %s\nports: [%s]\nendpoints:\n' $family "$ports"
         for number in "$@"; do
             if [ $family = IPv4 ]; then number=10.244.0.$number; else number="\"2001:db8:2::$number\""; fi
             printf '  - {addresses: [%s], conditions: {ready: true}}\n' "$number"
         done
     done
+}
+
+# service NAME VIP4 VIP6 PORT PROTO BACKEND-NUMBER…: on port 8080 of its backends (TARGET overrides).
+service() {
+    front "$1" "$2" "$3" "{name: p, port: $4, targetPort: ${TARGET:-8080}, protocol: $5}"
+    slices "$1" "{name: p, port: ${TARGET:-8080}, protocol: $5}" "${@:6}"
 }
 
 # A device without a link-local address asks for no neighbours yet: the first packets would wait a second.

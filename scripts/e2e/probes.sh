@@ -9,8 +9,8 @@ web b1 b2
 SECOND=$PID
 # asked NAME LAST KIND: a service of both backends whose backends are probed, with a quick interval.
 asked() {
-    service "$1" "203.0.113.$2" "2001:db8:cafe::$2" 80 TCP 11 12 |
-        sed "s|metadata: {name: $1, namespace: lab}|metadata: {name: $1, namespace: lab, annotations: {sluice.dev/health: $3, sluice.dev/health-interval: 200ms, sluice.dev/health-timeout: 150ms}}|"
+    ANNOTATIONS="sluice.dev/health: $3, sluice.dev/health-interval: 200ms, sluice.dev/health-timeout: 150ms" \
+        service "$1" "203.0.113.$2" "2001:db8:cafe::$2" 80 TCP 11 12
 }
 objects world <<END
 $(endpoint b1 11 in app: web)

@@ -3,11 +3,11 @@
 
     rolling.py load SECONDS STATE ADDRESS…      connections to port 7 of every address: short ones, ones of about a second, and
                                                 one that stays; STATE tells of them in the end
-    rolling.py roll SECONDS RATE SLICES NAMESPACE=FIRST…    replaces SLICES, RATE times a second, each time with one change: a
-                                                backend is ready, an old one ends, or is gone when nobody is connected to it;
-                                                each namespace has eight, from that number on
+    rolling.py roll SECONDS RATE SLICES SERVICES NUMBER=PROCESS…    replaces SLICES of SERVICES (NAME:PORT,…), RATE times a second,
+                                                each time with one change: a backend is ready, an old one ends, or is gone
+                                                when nobody is connected to it; each is the network of a process of its own
 """
-import asyncio, json, os, random, subprocess, sys, time
+import asyncio, json, os, random, sys, time
 
 PATIENCE = 10
 
@@ -63,30 +63,27 @@ class Roll:
 
     READY = 6
 
-    def __init__(self, slices, hosts):
-        self.slices, self.ready, self.ending, self.gone = slices, [], {}, []
-        self.hosts = [host.split("=") for host in hosts]
-        for number in range(8):
-            for _, first in self.hosts:
-                (self.ready if len(self.ready) < self.READY else self.gone).append(int(first) + number)
+    def __init__(self, slices, services, backends):
+        self.slices, self.services = slices, [service.split(":") for service in services.split(",")]
+        self.process = dict(backend.split("=") for backend in backends)
+        numbers = list(self.process)
+        self.ready, self.ending, self.gone = numbers[: self.READY], {}, numbers[self.READY :]
         self.write()
 
-    def busy(self):
-        """Backends that somebody is connected to."""
-        found = set()
-        for namespace, _ in self.hosts:
-            command = ["nsenter", f"--net=/run/netns/{namespace}", "ss", "-Htn", "state", "connected", "exclude", "time-wait"]
-            lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-            # [::ffff:10.244.0.11]:7 and [2001:db8:2::11]:7 are backend 11.
-            own = (line.split()[3].rpartition(":")[0].strip("[]") for line in lines)
-            found |= {address.rpartition(":")[2].rpartition(".")[2] for address in own}
-        return found
+    def busy(self, number):
+        """Is somebody connected to it, at whatever address? (A service's own, where it answers past the gateway.)"""
+        nobody = {"06", "07", "0A"}  # Waiting for late segments, closed, listening.
+        for table in ("tcp", "tcp6"):
+            with open(f"/proc/{self.process[number]}/net/{table}") as lines:
+                next(lines)
+                if any(line.split()[3] not in nobody for line in lines):
+                    return True
+        return False
 
     def write(self):
         text = []
-        for name in ("gateway", "address", "bulk"):
+        for name, port in self.services:
             for family, form in (("IPv4", "10.244.0.{}"), ("IPv6", "2001:db8:2::{}")):
-                port = 5201 if name == "bulk" else 7
                 ends = [f'{{addresses: ["{form.format(n)}"], conditions: {{ready: true}}}}' for n in self.ready]
                 ends += [
                     f'{{addresses: ["{form.format(n)}"], conditions: {{ready: false, serving: true, terminating: true}}}}'
@@ -105,17 +102,19 @@ class Roll:
         if len(self.ready) < self.READY and self.gone:
             self.ready.append(self.gone.pop(0))
             return "came"
-        quiet = [number for number, since in self.ending.items() if now - since > 0.5]
-        idle = next((number for number in quiet if str(number) not in self.busy()), None) if quiet else None
+        idle = next((number for number, since in self.ending.items() if now - since > 0.5 and not self.busy(number)), None)
         if idle is not None:
             del self.ending[idle]
             self.gone.append(idle)
             return "went"
+        # The last one stays: without it those that end would be given connections while they go.
+        if len(self.ready) == 1:
+            return "waited"
         self.ending[self.ready.pop(0)] = now
         return "ended"
 
     def run(self, seconds, rate):
-        began, counts = time.monotonic(), {"came": 0, "ended": 0, "went": 0}
+        began, counts = time.monotonic(), {"came": 0, "ended": 0, "went": 0, "waited": 0}
         while (now := time.monotonic()) < began + seconds:
             counts[self.step(now)] += 1
             self.write()
@@ -130,7 +129,7 @@ def main():
         asyncio.run(load.run(sys.argv[4:]))
         load.tell(sys.argv[3])
     else:
-        Roll(sys.argv[4], sys.argv[5:]).run(float(sys.argv[2]), float(sys.argv[3]))
+        Roll(sys.argv[4], sys.argv[5], sys.argv[6:]).run(float(sys.argv[2]), float(sys.argv[3]))
 
 
 main()

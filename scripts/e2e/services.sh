@@ -3,26 +3,8 @@
 . "$(dirname "$0")/lib.sh"
 lab
 host c1 out 11
-FRONTENDS="192.0.2.1 10.96.0.80 10.96.0.81 203.0.113.80 203.0.113.81 198.51.100.80 198.51.100.81"
-FRONTENDS6="2001:db8:1::1 2001:db8:96::80 2001:db8:96::81 2001:db8:cafe::80 2001:db8:cafe::81 2001:db8:ef::80 2001:db8:ef::81"
-
-# backend NAME NUMBER: two legs. What it sends as itself goes by the gateway, what it sends as a service goes straight to
-# the clients, on whose link it answers for none of the services' addresses.
-backend() {
-    local address
-    host "$1" in "$2"
-    [ "$1" != b1 ] || { ip -n "$LAB-b1" address add 10.244.0.21/24 dev eth0; ip -n "$LAB-b1" address add 2001:db8:2::21/64 dev eth0 nodad; }
-    cable out "$1" eth1 "192.0.2.$((10 + $2))/24" "2001:db8:1::$((10 + $2))/64"
-    at "$1" sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 \
-        net.ipv4.conf.eth1.rp_filter=0 net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
-    for address in $FRONTENDS; do ip -n "$LAB-$1" address add "$address/32" dev lo; done
-    for address in $FRONTENDS6; do ip -n "$LAB-$1" address add "$address/128" dev lo; done
-    ip -n "$LAB-$1" rule add from 10.244.0.0/24 lookup 100
-    ip -n "$LAB-$1" route add default via 10.244.0.1 table 100
-    ip -6 -n "$LAB-$1" rule add from 2001:db8:2::/64 lookup 100
-    ip -6 -n "$LAB-$1" route add default via 2001:db8:2::1 table 100
-    serve "$1"
-}
+FRONTENDS="192.0.2.1 2001:db8:1::1"
+for last in 80 81; do FRONTENDS="$FRONTENDS 10.96.0.$last 203.0.113.$last 198.51.100.$last 2001:db8:96::$last 2001:db8:cafe::$last 2001:db8:ef::$last"; done
 
 # serve NAME: on the ports that backends have, and on those that clients ask, for those who are asked as the service.
 serve() {
@@ -51,41 +33,20 @@ CONF
     for port in 5201 30521; do start "$1" "$1-iperf3" iperf3 -s -p $port; done
     start "$1" "$1-tell" python3 "$E2E/tell.py" serve "$1" 7007 7 30007
 }
-backend b1 11
-backend b2 12
+direct_host b1 11 $FRONTENDS
+direct_host b2 12 $FRONTENDS
+ip -n "$LAB-b1" address add 10.244.0.21/24 dev eth0
+ip -n "$LAB-b1" address add 2001:db8:2::21/64 dev eth0 nodad
+for name in b1 b2; do serve $name; done
 for name in b1 b2; do
     for port in 8080 80 30080 53 30053 5201 30521; do eventually 15 listens $name tcp $port; done
     eventually 15 grep -q serving "$DIR/$name-tell.log"
 done
 
-# two NAME LAST ANNOTATIONS-AND-AFFINITY: a service at every kind of address that ends in LAST.
+# two NAME LAST AFFINITY PORTS TARGETS: a service of both backends at every kind of address that ends in LAST.
 two() {
-    local family number
-    cat <<OBJECTS
----
-apiVersion: v1
-kind: Service
-metadata: {name: $1, namespace: lab}
-spec:
-  type: LoadBalancer
-  ipFamilyPolicy: PreferDualStack
-  ipFamilies: [IPv4, IPv6]
-  clusterIP: 10.96.0.$2
-  clusterIPs: [10.96.0.$2, "2001:db8:96::$2"]
-  externalIPs: [198.51.100.$2, "2001:db8:ef::$2"]
-  $3
-  ports: [$4]
-status: {loadBalancer: {ingress: [{ip: 203.0.113.$2}, {ip: "2001:db8:cafe::$2"}]}}
-OBJECTS
-    for family in IPv4 IPv6; do
-        printf -- '---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n'
-        printf 'metadata: {name: %s-%s, namespace: lab, labels: {kubernetes.io/service-name: %s}}\n' "$1" "${family,,}" "$1"
-        printf 'addressType: %s\nports: [%s]\nendpoints:\n' $family "$5"
-        for number in 11 12; do
-            if [ $family = IPv4 ]; then number=10.244.0.$number; else number="\"2001:db8:2::$number\""; fi
-            printf '  - {addresses: [%s], conditions: {ready: true}}\n' "$number"
-        done
-    done
+    front "$1" "203.0.113.$2" "2001:db8:cafe::$2" "$4" "sessionAffinity: $3" "externalIPs: [198.51.100.$2, \"2001:db8:ef::$2\"]"
+    slices "$1" "$5" 11 12
 }
 objects world <<END
 apiVersion: v1
@@ -108,11 +69,11 @@ spec:
         - {containerPort: 5201, hostPort: 8521}
         - {containerPort: 9009, hostPort: 8009, protocol: SCTP}
 status: {podIPs: [{ip: 10.244.0.21}, {ip: "2001:db8:2::21"}]}
-$(two web 80 'sessionAffinity: None' '{name: http, port: 80, targetPort: 8080, nodePort: 30080}, {name: dns, port: 53, nodePort: 30053, protocol: UDP},
+$(two web 80 None '{name: http, port: 80, targetPort: 8080, nodePort: 30080}, {name: dns, port: 53, nodePort: 30053, protocol: UDP},
     {name: dns-tcp, port: 53, nodePort: 30053}, {name: udp, port: 7, targetPort: 7007, nodePort: 30007, protocol: UDP},
     {name: sctp, port: 9, targetPort: 9009, nodePort: 30009, protocol: SCTP}' '{name: http, port: 8080}, {name: dns, port: 53, protocol: UDP},
     {name: dns-tcp, port: 53}, {name: udp, port: 7007, protocol: UDP}, {name: sctp, port: 9009, protocol: SCTP}')
-$(two speed 81 'sessionAffinity: ClientIP' '{name: iperf, port: 5201, nodePort: 30521}' '{name: iperf, port: 5201}')
+$(two speed 81 ClientIP '{name: iperf, port: 5201, nodePort: 30521}' '{name: iperf, port: 5201}')
 END
 
 # way NAME SERVICES: the whole table by one way.
@@ -122,15 +83,13 @@ way() {
     at c1 python3 "$E2E/services.py" "$1" || fail "not every type of frontend by $1"
     stop "$GATEWAY"
 }
-# came KIND NAME BEFORE: only so was it told since then.
-came() { jq -e --argjson before "$3" '. as $now | [keys[] | select($now[.] > $before[.])] == ["'"$1"'"]' <<<"$(told_by_kind "$2")" >/dev/null; }
 # direct WAY KIND SERVICES: as `way`, and both backends are told by that kind and no other.
 direct() {
     local b1 b2
     b1=$(told_by_kind b1) b2=$(told_by_kind b2)
     way "$1" "$3"
-    eventually 2 came "$2" b1 "$b1"
-    eventually 2 came "$2" b2 "$b2"
+    eventually 2 told_only "$2" "$b1" b1
+    eventually 2 told_only "$2" "$b2" b2
 }
 way dnat 'mode: dnat'
 way snat 'mode: snat, snatAddresses: [10.244.0.1, "2001:db8:2::1"]'
