@@ -26,6 +26,7 @@ rolled() {
     local way=$1 seconds=$2 before bulk load changes state=$DIR/load-$1.json
     SPEC="  services: {$3}"; shift 3
     roll 0 >/dev/null
+    rm -f "$DIR/flows" # flows of the way before keep theirs
     start_gateway
     before=$(generation)
     start c1 bulk-$way iperf3 -J -c 203.0.113.83 -p 5201 -b 20M -t $((seconds + 1))

@@ -76,8 +76,10 @@ $(two web 80 None '{name: http, port: 80, targetPort: 8080, nodePort: 30080}, {n
 $(two speed 81 ClientIP '{name: iperf, port: 5201, nodePort: 30521}' '{name: iperf, port: 5201}')
 END
 
-# way NAME SERVICES: the whole table by one way.
+# way NAME SERVICES: the whole table by one way, without the flows of the one before, which keep theirs: a client's port that
+# is used again would be told in the old way.
 way() {
+    rm -f "$DIR/flows"
     SPEC="  services: {bpf-lb-external-clusterip: true, $2}"
     start_gateway
     at c1 python3 "$E2E/services.py" "$1" || fail "not every type of frontend by $1"
