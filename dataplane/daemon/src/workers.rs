@@ -29,6 +29,9 @@ const HANDOVER_RING: usize = 256;
 const WANTED_RING: usize = 256;
 /// A worker that does not answer within this is stuck.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Queues that are taken are asked for again for so long, so often.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+const BUSY_STEP: Duration = Duration::from_millis(20);
 /// Packets of and for the gateway itself.
 const LOCAL_RING: usize = 128;
 /// Flows given out between two turns: packets wait for it.
@@ -123,12 +126,20 @@ fn open(settings: &DataplaneSettings, queue: u8) -> Result<XskIo> {
         queue: u32::from(queue),
         zero_copy: interface.zero_copy,
     };
-    Ok(XskIo::open(Config {
+    let config = || Config {
         devices: settings.interfaces.iter().map(device).collect(),
         ring: 2048,
         huge_pages: settings.huge_pages,
         busy_poll: settings.busy_poll,
-    })?)
+    };
+    // The kernel takes the sockets of a process that was killed away a moment after its end.
+    for _ in 0..BUSY_FOR.as_millis() / BUSY_STEP.as_millis() {
+        match XskIo::open(config()) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(BUSY_STEP),
+            opened => return Ok(opened?),
+        }
+    }
+    Ok(XskIo::open(config())?)
 }
 
 fn cannot_open(worker: u8) -> String {
