@@ -19,7 +19,10 @@ def lines(file):
 
 
 def path_table(results):
-    rows = ["| packets | flows | ns a packet: least, median | Mpps a core | harness moved |", "|---|---|---|---|---|"]
+    rows = [
+        "| packets | flows | ns a packet: least, median | Mpps a core | in 2 MiB pages | harness moved |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in results:
         what = r["scenario"] + (", IPv6" if r["ipv6"] else "") + (", tagged" if r["vlan"] else "")
         what += f", {r['services']} services" if r["services"] > 1 else ""
@@ -29,7 +32,7 @@ def path_table(results):
         moved = (r["null_moved"] - 1) * 100
         rows.append(
             f"| {what} | {r['flows']:,} | {r['ns_per_packet_min']:.1f}, {r['ns_per_packet_median']:.1f} "
-            f"| {r['mpps_per_core']:.1f} | {moved:.0f} % |"
+            f"| {r['mpps_per_core']:.1f} | {r['huge_page_bytes'] >> 20:,} MiB | {moved:.0f} % |"
         )
     return rows
 
