@@ -44,8 +44,7 @@ const NAMES: &[Column] = &[
     ("SECONDS LEFT", "/expires_in_seconds"),
     ("SELECTORS", "/selectors"),
 ];
-const NAT: &[Column] =
-    &[("ADDRESS", "/address"), ("FIRST", "/first_port"), ("LAST", "/last_port"), ("IN USE", "/in_use")];
+const NAT: &[Column] = &[("ADDRESS", "/address"), ("FIRST", "/first_port"), ("LAST", "/last_port")];
 const FLOWS: &[Column] = &[
     ("PROTO", "/proto"),
     ("SOURCE", "/source"),

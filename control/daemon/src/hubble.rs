@@ -1,4 +1,4 @@
-//! Hubble's gRPC service, for the `hubble` command, its UI and whoever else speaks to Cilium's observer: the same flows and
+//! Hubble's gRPC service, for the `hubble` command and whoever else speaks to Cilium's observer: the same flows and
 //! filters as on the Unix socket, in protobuf.
 //!
 //! Whatever a request says that we do not know or cannot evaluate is refused: nobody gets more than was asked for.

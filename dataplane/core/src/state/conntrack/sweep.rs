@@ -16,6 +16,7 @@ const SWEEP_MOST: usize = 512;
 const REMOVE_MOST: u32 = 64;
 /// Flows whose buckets are fetched together before they are removed.
 const REMOVE_TOGETHER: usize = 16;
+
 impl FlowTable {
     /// Look at as many entries as time asks for; the expired ones are shown to `ended`, some together, and removed.
     pub fn sweep(&mut self, now: Now, timeouts: &Timeouts, mut ended: impl FnMut(&Self, &[FlowRef])) -> u32 {

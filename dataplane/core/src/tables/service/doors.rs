@@ -54,8 +54,10 @@ impl Key for Sign {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Held32 {
+struct Behind {
+    /// [`OPEN`], [`KEPT`], [`COUNT`], or nothing.
     kind: u32,
+    /// Of the seat, or how many.
     number: u32,
 }
 
@@ -63,7 +65,7 @@ const OPEN: u32 = 1;
 const KEPT: u32 = 2;
 const COUNT: u32 = 3;
 
-impl Held for Held32 {
+impl Held for Behind {
     #[inline]
     fn is_nothing(&self) -> bool {
         self.kind == 0
@@ -72,7 +74,7 @@ impl Held for Held32 {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doors {
-    signs: Open<Sign, Held32>,
+    signs: Open<Sign, Behind>,
 }
 
 impl Doors {
@@ -103,12 +105,12 @@ impl Doors {
         match door {
             Some(door) => {
                 *self.signs.make(sign) = match door {
-                    Door::Open(seat) => Held32 { kind: OPEN, number: seat.0 },
-                    Door::Kept => Held32 { kind: KEPT, number: 0 },
+                    Door::Open(seat) => Behind { kind: OPEN, number: seat.0 },
+                    Door::Kept => Behind { kind: KEPT, number: 0 },
                 };
                 if old.is_none() {
                     let count = self.signs.make(address);
-                    *count = Held32 { kind: COUNT, number: count.number + 1 };
+                    *count = Behind { kind: COUNT, number: count.number + 1 };
                 }
             }
             None if old.is_some() => {
@@ -128,14 +130,14 @@ impl Doors {
 
     fn clear(&mut self, sign: Sign) {
         if let Some(held) = self.signs.find_mut(sign) {
-            *held = Held32::default();
+            *held = Behind::default();
             self.signs.remove(sign);
         }
     }
 }
 
 #[inline]
-const fn read(held: &Held32) -> Door {
+const fn read(held: &Behind) -> Door {
     if held.kind == OPEN { Door::Open(Seat(held.number)) } else { Door::Kept }
 }
 
