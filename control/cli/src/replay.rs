@@ -328,7 +328,7 @@ struct Steering<'a, 'b> {
 }
 
 impl decide::Rules for Steering<'_, '_> {
-    fn find(&self, address: [u32; 4]) -> Option<u32> {
+    fn find(&self, address: [u32; 4]) -> u32 {
         let mut octets = [0; 16];
         for (bytes, word) in octets.chunks_exact_mut(4).zip(address) {
             bytes.copy_from_slice(&word.to_ne_bytes());
@@ -345,7 +345,7 @@ impl decide::Rules for Steering<'_, '_> {
         };
         let ends = within(&settings.tunnels.addresses);
         if own {
-            return Some(if ends { OWN | TUNNEL } else { OWN });
+            return if ends { OWN | TUNNEL } else { OWN };
         }
         let mut flags = 0;
         if ends {
@@ -363,7 +363,7 @@ impl decide::Rules for Steering<'_, '_> {
         if nat || tables.services.is_frontend_address(ip) {
             flags |= TO;
         }
-        (flags != 0).then_some(flags)
+        flags
     }
 
     fn ports(&self, index: u32) -> u32 {

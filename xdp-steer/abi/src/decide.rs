@@ -17,8 +17,8 @@ pub trait Frame {
 
 /// The maps.
 pub trait Rules {
-    /// Flags of the longest prefix.
-    fn find(&self, address: [u32; 4]) -> Option<u32>;
+    /// Flags of the longest prefix; 0 where there is none.
+    fn find(&self, address: [u32; 4]) -> u32;
     /// A bit for each of 32 ports.
     fn ports(&self, index: u32) -> u32;
 }
@@ -46,7 +46,7 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
         IPV4 => {
             let source = mapped(frame.four(l3 + 12)?);
             let destination = frame.four(l3 + 16)?;
-            let flags = rules.find(mapped(destination)).unwrap_or(0);
+            let flags = rules.find(mapped(destination));
             if flags & super::layout::OWN != 0 {
                 // A later fragment has no ports.
                 if frame.word(l3 + 6)? & 0x1fff != 0 {
@@ -62,7 +62,7 @@ pub fn is_ours(frame: &impl Frame, rules: &impl Rules) -> Option<bool> {
         IPV6 => {
             let source = frame.sixteen(l3 + 8)?;
             let destination = frame.sixteen(l3 + 24)?;
-            let flags = rules.find(destination).unwrap_or(0);
+            let flags = rules.find(destination);
             if flags & super::layout::OWN != 0 {
                 // Behind extension headers nobody looks: such packets to the node itself are the kernel's.
                 return own(frame, rules, flags, frame.byte(l3 + 6)?, l3 + 40);
@@ -92,7 +92,7 @@ fn by_address(rules: &impl Rules, flags: u32, link: bool, source: [u32; 4]) -> b
     if flags & super::layout::TO != 0 {
         return true;
     }
-    !link && rules.find(source).is_some_and(|flags| flags & super::layout::FROM != 0)
+    !link && rules.find(source) & super::layout::FROM != 0
 }
 
 /// IP in IP, and where Geneve is at home.

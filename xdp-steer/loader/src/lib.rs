@@ -20,11 +20,12 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use sluice_steer_abi::layout;
 
 pub use attach::Mode;
+use rules::Blocks;
 pub use rules::Rule;
 
 static OBJECT: &[u8] = include_bytes_aligned!("steer.o");
 
-type Addresses<M> = HashMap<M, [u32; 4], u32>;
+type Addresses<M> = HashMap<M, [u32; 4], layout::Block>;
 type Prefixes<M> = LpmTrie<M, [u32; 4], u32>;
 const OPEN: &str = "open the maps of rules";
 
@@ -187,29 +188,38 @@ impl Steer {
     /// These rules and no others. New ones are put in before old ones are taken out, so that what is ours in both the
     /// old and the new set is ours at every moment.
     pub fn set_rules(&mut self, wanted: &BTreeMap<Rule, u32>) -> Result<(), Error> {
-        let new: Vec<(&Rule, &u32)> =
-            wanted.iter().filter(|(rule, flags)| self.rules.get(rule) != Some(flags)).collect();
-        let old: Vec<&Rule> = self.rules.keys().filter(|rule| !wanted.contains_key(rule)).collect();
+        let gone: Vec<Rule> = self.rules.keys().filter(|rule| !wanted.contains_key(rule)).copied().collect();
+        let (now, then) = (rules::blocks(&self.rules), rules::blocks(wanted));
+        // Whoever goes stays beside whoever comes.
+        let mut both = self.rules.clone();
+        both.extend(wanted);
+        let both = rules::blocks(&both);
 
-        let map = self.ebpf.map_mut(layout::ADDRESSES).ok_or_else(missing)?;
-        let mut addresses: Addresses<&mut MapData> = HashMap::try_from(map).map_err(kernel(OPEN))?;
-        for (rule, flags) in new.iter().filter(|(rule, _)| rule.is_address()) {
-            addresses.insert(rule.address, *flags, 0).map_err(kernel("add a steering rule"))?;
-        }
+        self.write_blocks(&now, &both)?;
+        let new = wanted.iter().filter(|(rule, flags)| self.rules.get(rule) != Some(flags));
         let map = self.ebpf.map_mut(layout::PREFIXES).ok_or_else(missing)?;
         let mut prefixes: Prefixes<&mut MapData> = LpmTrie::try_from(map).map_err(kernel(OPEN))?;
-        for (rule, flags) in new.iter().filter(|(rule, _)| !rule.is_address()) {
-            prefixes.insert(&rule.key(), *flags, 0).map_err(kernel("add a steering rule"))?;
+        for (rule, flags) in new.filter(|(rule, _)| !rule.is_address()) {
+            prefixes.insert(&rule.key(), flags, 0).map_err(kernel("add a steering rule"))?;
         }
-        for rule in old.iter().filter(|rule| !rule.is_address()) {
+        for rule in gone.iter().filter(|rule| !rule.is_address()) {
             prefixes.remove(&rule.key()).map_err(kernel("remove a steering rule"))?;
         }
+        self.write_blocks(&both, &then)?;
+        self.rules.clone_from(wanted);
+        Ok(())
+    }
+
+    /// Make the map of addresses, which holds the blocks `now`, hold `then`.
+    fn write_blocks(&mut self, now: &Blocks, then: &Blocks) -> Result<(), Error> {
         let map = self.ebpf.map_mut(layout::ADDRESSES).ok_or_else(missing)?;
         let mut addresses: Addresses<&mut MapData> = HashMap::try_from(map).map_err(kernel(OPEN))?;
-        for rule in old.iter().filter(|rule| rule.is_address()) {
-            addresses.remove(&rule.address).map_err(kernel("remove a steering rule"))?;
+        for (key, block) in then.iter().filter(|(key, block)| now.get(*key) != Some(block)) {
+            addresses.insert(key, block, 0).map_err(kernel("add a steering rule"))?;
         }
-        self.rules.clone_from(wanted);
+        for key in now.keys().filter(|key| !then.contains_key(*key)) {
+            addresses.remove(key).map_err(kernel("remove a steering rule"))?;
+        }
         Ok(())
     }
 
@@ -218,13 +228,16 @@ impl Steer {
         let addresses: Addresses<&MapData> = HashMap::try_from(map).map_err(kernel(OPEN))?;
         let map = self.ebpf.map(layout::PREFIXES).ok_or_else(missing)?;
         let prefixes: Prefixes<&MapData> = LpmTrie::try_from(map).map_err(kernel(OPEN))?;
-        let of_addresses = addresses
-            .iter()
-            .map(|entry| entry.map(|(address, flags)| (Rule { prefix_len: 128, address }, flags)));
-        let of_prefixes = prefixes.iter().map(|entry| {
-            entry.map(|(key, flags)| (Rule { prefix_len: key.prefix_len(), address: key.data() }, flags))
-        });
-        of_addresses.chain(of_prefixes).collect::<Result<_, _>>().map_err(kernel("read the maps of rules"))
+        let mut rules = BTreeMap::new();
+        for entry in addresses.iter() {
+            let (key, block) = entry.map_err(kernel("read the maps of rules"))?;
+            rules.extend(rules::of_block(key, &block));
+        }
+        for entry in prefixes.iter() {
+            let (key, flags) = entry.map_err(kernel("read the maps of rules"))?;
+            rules.insert(Rule { prefix_len: key.prefix_len(), address: key.data() }, flags);
+        }
+        Ok(rules)
     }
 
     pub fn outcomes(&self) -> Result<Outcomes, Error> {
@@ -314,5 +327,47 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), aya::EbpfError> {
 fn remove_maps(folder: &Path) {
     for map in MAPS {
         drop(fs::remove_file(folder.join(map)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+    #![allow(clippy::print_stderr, reason = "a test that was skipped says so loudly")]
+
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use rules::{FROM, TO};
+
+    /// Rules out of this many neighbours and prefixes, from bits of a number.
+    fn some(bits: u64) -> BTreeMap<Rule, u32> {
+        let taken = |n: u8| bits.rotate_left(u32::from(n) * 7).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61 < 3;
+        let addresses = (0..40).map(|n: u8| (Rule::new([10, 0, n % 3, n.wrapping_mul(37)].into(), 32), n));
+        let prefixes = (0..20).map(|n: u8| (Rule::new([10, 0, n % 3, n * 8].into(), 24 + n % 8), n + 40));
+        addresses
+            .chain(prefixes)
+            .filter(|(_, n)| taken(*n))
+            .map(|(rule, n)| (rule, if n % 2 == 0 { TO } else { FROM }))
+            .collect()
+    }
+
+    #[test]
+    fn the_maps_hold_what_was_set_last_and_a_new_process_finds_it() {
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            eprintln!("SKIPPED: loading an XDP program needs root");
+            return;
+        }
+        let pins = PathBuf::from(format!("/sys/fs/bpf/sluice-test-{}", std::process::id()));
+        for bits in [0, 1, u64::MAX / 3, 0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321, 7, 0] {
+            let mut steer = Steer::open("none", &pins, OnFailure::Drop).unwrap();
+            steer.set_rules(&some(bits)).unwrap();
+            steer.set_rules(&some(!bits)).unwrap();
+            assert_eq!(steer.read_rules().unwrap(), some(!bits));
+            drop(steer);
+            let steer = Steer::open("none", &pins, OnFailure::Drop).unwrap();
+            assert_eq!(steer.rules, some(!bits));
+        }
+        Steer::open("none", &pins, OnFailure::Drop).unwrap().detach().unwrap();
     }
 }

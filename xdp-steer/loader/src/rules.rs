@@ -1,8 +1,10 @@
 //! Steering rules as the maps hold them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::Key;
+use sluice_steer_abi::layout;
 
 pub use sluice_steer_abi::layout::{FROM, OWN, PROBE_IDENTIFIER, TO, TUNNEL};
 
@@ -29,7 +31,7 @@ impl Rule {
         Self { prefix_len, address }
     }
 
-    /// A whole address: these have a map of their own.
+    /// A whole address: these have a map of their own, in blocks.
     pub const fn is_address(&self) -> bool {
         self.prefix_len == 128
     }
@@ -37,4 +39,28 @@ impl Rule {
     pub(crate) const fn key(&self) -> Key<[u32; 4]> {
         Key::new(self.prefix_len, self.address)
     }
+}
+
+/// What the map of addresses holds.
+pub type Blocks = BTreeMap<[u32; 4], layout::Block>;
+
+/// The whole addresses among the rules.
+pub fn blocks(rules: &BTreeMap<Rule, u32>) -> Blocks {
+    let mut blocks = Blocks::new();
+    for (rule, flags) in rules.iter().filter(|(rule, _)| rule.is_address()) {
+        let block = blocks.entry(layout::block(rule.address)).or_insert([0; _]);
+        let (byte, shift) = layout::place(rule.address);
+        block[byte] |= (flags.to_le_bytes()[0] & 0xf) << shift;
+    }
+    blocks
+}
+
+/// The rules that a block stands for.
+pub fn of_block(key: [u32; 4], block: &layout::Block) -> impl Iterator<Item = (Rule, u32)> {
+    (0..256).filter_map(move |last: u32| {
+        let address = [key[0], key[1], key[2], key[3] | last.to_be()];
+        let (byte, shift) = layout::place(address);
+        let flags = u32::from(block[byte] >> shift & 0xf);
+        (flags != 0).then_some((Rule { prefix_len: 128, address }, flags))
+    })
 }

@@ -15,6 +15,7 @@ use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_steer::Rule;
+use sluice_steer::rules::blocks;
 use sluice_steer_abi::decide::{Frame, Rules, is_ours};
 use sluice_steer_abi::layout::{self, FROM, OWN, TO, TUNNEL};
 
@@ -24,9 +25,13 @@ const DROP: u32 = 1;
 const PASS: u32 = 2;
 
 /// What is whose in this test.
-const RULES: [(&str, u8, u32); 9] = [
+const RULES: [(&str, u8, u32); 12] = [
     ("203.0.113.80", 32, TO),
     ("2001:db8:cafe::80", 128, TO),
+    // Its neighbours in one block: even and odd, the last, and one of another kind.
+    ("203.0.113.255", 32, TO),
+    ("203.0.113.254", 32, FROM),
+    ("2001:db8:cafe::83", 128, TO),
     ("10.244.0.0", 16, TO | FROM),
     // A hole, and somebody of ours in it: the longest prefix wins.
     ("10.244.9.0", 24, 0),
@@ -65,15 +70,16 @@ impl Program {
         };
         let program: &mut Xdp = ebpf.program_mut(layout::PROGRAMS[1]).unwrap().try_into().unwrap();
         program.load().unwrap();
-        for (rule, flags) in rules() {
-            if rule.is_address() {
-                let map = ebpf.map_mut(layout::ADDRESSES).unwrap();
-                HashMap::<_, [u32; 4], u32>::try_from(map).unwrap().insert(rule.address, flags, 0).unwrap();
-            } else {
-                let map = ebpf.map_mut(layout::PREFIXES).unwrap();
-                let key = Key::new(rule.prefix_len, rule.address);
-                LpmTrie::<_, [u32; 4], u32>::try_from(map).unwrap().insert(&key, flags, 0).unwrap();
-            }
+        let rules = rules();
+        let map = ebpf.map_mut(layout::ADDRESSES).unwrap();
+        let mut addresses: HashMap<_, [u32; 4], layout::Block> = HashMap::try_from(map).unwrap();
+        for (key, block) in blocks(&rules) {
+            addresses.insert(key, block, 0).unwrap();
+        }
+        let mut prefixes: LpmTrie<_, [u32; 4], u32> =
+            LpmTrie::try_from(ebpf.map_mut(layout::PREFIXES).unwrap()).unwrap();
+        for (rule, flags) in rules.iter().filter(|(rule, _)| !rule.is_address()) {
+            prefixes.insert(&Key::new(rule.prefix_len, rule.address), flags, 0).unwrap();
         }
         let mut words: Array<_, u32> = Array::try_from(ebpf.map_mut(layout::PORTS).unwrap()).unwrap();
         for index in 0..layout::PORT_WORDS {
@@ -168,6 +174,14 @@ fn table() -> Vec<(&'static str, Vec<u8>, bool)> {
         ("IPv6 behind two tags", packet(&[7, 100], world6, "2001:db8:cafe::80", 6, &web), true),
         ("three tags are nobody's", three, false),
         ("another address beside the service", v4("203.0.113.81", 6, &web), false),
+        ("the last address of the block", v4("203.0.113.255", 6, &web), true),
+        ("the first, which is nobody's", v4("203.0.113.0", 6, &web), false),
+        ("to a source in the block", v4("203.0.113.254", 6, &web), false),
+        ("from a source in the block", packet(&[], "203.0.113.254", world, 6, &web), true),
+        ("from a service in the block", packet(&[], "203.0.113.255", world, 6, &web), false),
+        ("a neighbour of the service in IPv6", v6("2001:db8:cafe::83", 6, &web), true),
+        ("between the neighbours in IPv6", v6("2001:db8:cafe::82", 6, &web), false),
+        ("the same end in another block", v4("203.0.114.255", 6, &web), false),
         ("to the guarded", v4("10.244.1.1", 17, &web), true),
         ("from the guarded", packet(&[], "10.244.1.1", world, 17, &web), true),
         ("to the guarded in IPv6", v6("2001:db8:2::5", 17, &web), true),
@@ -255,7 +269,7 @@ impl Frame for Host<'_> {
 
 impl Rules for Host<'_> {
     /// Every prefix is looked at; the longest that holds the address wins.
-    fn find(&self, address: [u32; 4]) -> Option<u32> {
+    fn find(&self, address: [u32; 4]) -> u32 {
         let bits = |words: [u32; 4]| {
             words.iter().fold(0_u128, |all, word| all << 32 | u128::from(u32::from_be(*word)))
         };
@@ -267,7 +281,7 @@ impl Rules for Host<'_> {
             .iter()
             .filter(|(rule, _)| holds(rule))
             .max_by_key(|(rule, _)| rule.prefix_len)
-            .map(|(_, flags)| *flags)
+            .map_or(0, |(_, flags)| *flags)
     }
     fn ports(&self, index: u32) -> u32 {
         port_word(index)

@@ -10,7 +10,7 @@ mod layout;
 
 use core::{cell::UnsafeCell, ffi::c_void, mem::size_of};
 
-use layout::{Outcome, RuleKey};
+use layout::{Block, Outcome, RuleKey};
 
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
@@ -54,7 +54,7 @@ const NO_PREALLOC: u32 = 1;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
-pub static ADDRESSES: Map = map::<[u32; 4], u32>(HASH, layout::MAX_RULES, NO_PREALLOC);
+pub static ADDRESSES: Map = map::<[u32; 4], Block>(HASH, layout::MAX_RULES, NO_PREALLOC);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
 pub static PREFIXES: Map = map::<RuleKey, u32>(LPM_TRIE, layout::MAX_RULES, NO_PREALLOC);
@@ -149,16 +149,20 @@ struct Maps;
 
 impl decide::Rules for Maps {
     #[inline(always)]
-    fn find(&self, address: [u32; 4]) -> Option<u32> {
+    fn find(&self, address: [u32; 4]) -> u32 {
+        let (block, (byte, shift)) = (layout::block(address), layout::place(address));
         let key = RuleKey { prefix_len: 128, address };
-        // SAFETY: the key lives on the stack for the calls; a value that is not null is readable.
+        // SAFETY: the keys live on the stack for the calls; a value that is not null is readable, and `place` is within a block.
         unsafe {
-            let flags: *mut u32 = lookup(&ADDRESSES, &key.address);
+            let flags: *mut u8 = lookup(&ADDRESSES, &block);
             if !flags.is_null() {
-                return Some(*flags);
+                let flags = u32::from(*flags.add(byte)) >> shift & 0xf;
+                if flags != 0 {
+                    return flags;
+                }
             }
             let flags: *mut u32 = lookup(&PREFIXES, &key);
-            if flags.is_null() { None } else { Some(*flags) }
+            if flags.is_null() { 0 } else { *flags }
         }
     }
     #[inline(always)]
