@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
+use sluice_core::cut;
 use sluice_core::event::{EventKind, EventSink, FlowEvent};
 use sluice_core::packet::{Packet, PortId};
 use sluice_core::path::dns::lesson;
@@ -83,6 +84,15 @@ impl EventSink for Last {
     }
 }
 
+/// A frame as it came, or what a piece of it was.
+#[derive(Clone, Copy)]
+struct Come<'a> {
+    frame: &'a Captured,
+    port: PortId,
+    now: Now,
+    again: bool,
+}
+
 struct Run<'a> {
     args: &'a Replay,
     compiled: Compiled,
@@ -94,6 +104,8 @@ struct Run<'a> {
     sent: Vec<Captured>,
     not_ours: u64,
     generated: u64,
+    /// Pieces that left.
+    pieces: u64,
     consumed: u64,
     /// Addresses that DNS answers in the capture told.
     names: BTreeMap<String, BTreeSet<IpAddr>>,
@@ -132,6 +144,7 @@ impl<'a> Run<'a> {
             sent: Vec::new(),
             not_ours: 0,
             generated: 0,
+            pieces: 0,
             consumed: 0,
             names: BTreeMap::new(),
         })
@@ -171,30 +184,40 @@ impl<'a> Run<'a> {
             self.not_ours += 1;
             return json!({"n": n, "verdict": "PASSED"});
         }
-        let mut room = vec![0; ROOM];
-        let end = HEADROOM + frame.bytes.len();
-        let Some(target) = room.get_mut(HEADROOM..end) else {
+        let came = Come { frame, port: PortId(self.device(frame)), now, again: false };
+        let Some(mut fate) = self.forward(&came, &frame.bytes, &mut last) else {
             self.consumed += 1;
             return json!({"n": n, "verdict": "DROPPED", "drop_reason": 134, "drop_reason_desc": "INVALID_PACKET_DROPPED"});
         };
-        target.copy_from_slice(&frame.bytes);
-        let port = PortId(self.device(frame));
-        let Some(packet) = Packet::new(&mut room, HEADROOM, frame.bytes.len(), port) else {
-            return Value::Null;
-        };
-        let mut burst = [packet];
+        let Fate::Cut(room) = fate else { return self.line(n, fate, last.0) };
+        let ((pieces, again), before) = (pieces(&frame.bytes, room), self.state.counters.forwarded);
+        for piece in &pieces {
+            fate = self.forward(&Come { again, ..came }, piece, &mut last).unwrap_or(fate);
+        }
+        self.pieces += self.state.counters.forwarded - before;
+        let mut line = self.line(n, fate, last.0);
+        line["pieces"] = json!(pieces.len());
+        line
+    }
+
+    /// One frame through the path. `None`: it is larger than any buffer.
+    fn forward(&mut self, came: &Come<'_>, bytes: &[u8], last: &mut Last) -> Option<Fate> {
+        let mut room = vec![0; ROOM];
+        room.get_mut(HEADROOM..HEADROOM + bytes.len())?.copy_from_slice(bytes);
+        let mut burst = [Packet::new(&mut room, HEADROOM, bytes.len(), came.port)?];
+        burst[0].again = came.again;
         let mut fates = Fates::new();
-        forward(&self.tables, &mut self.state, now, &mut burst, &mut fates, &mut last);
+        forward(&self.tables, &mut self.state, came.now, &mut burst, &mut fates, last);
         let fate = fates.first().copied().unwrap_or(Fate::Pass);
         if matches!(fate, Fate::Learn(_)) {
             self.learn(&burst[0]);
         }
         if let Fate::Forward(port) | Fate::Answer(port) | Fate::Learn(port) = fate {
             let interface = self.tables.routing.port(port).map_or(0, |port| u32::from(port.device));
-            self.sent.push(Captured { at: frame.at, interface, bytes: burst[0].bytes().to_vec() });
+            self.sent.push(Captured { at: came.frame.at, interface, bytes: burst[0].bytes().to_vec() });
         }
         self.generated += u64::from(matches!(fate, Fate::Answer(_)));
-        self.line(n, fate, last.0)
+        Some(fate)
     }
 
     /// What a DNS answer teaches is known before the next packet, and to the end of the capture.
@@ -213,7 +236,7 @@ impl<'a> Run<'a> {
         let verdict = match fate {
             Fate::Forward(_) | Fate::Learn(_) => "FORWARDED",
             Fate::Pass => "PASSED",
-            Fate::Hold { .. } | Fate::AwaitRow(_) => "HELD",
+            Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::Cut(_) => "HELD",
             Fate::HandOver(_) => "HANDED_OVER",
             Fate::Answer(_) | Fate::Drop(_) => "DROPPED",
         };
@@ -246,17 +269,18 @@ impl<'a> Run<'a> {
         line
     }
 
-    /// In = forwarded + dropped + passed + consumed; out = forwarded + generated.
+    /// In = forwarded + dropped + passed + consumed; out = forwarded + generated. What is cut is consumed, its pieces that
+    /// leave are generated.
     fn books(&self) -> Value {
-        let counters = &self.state.counters;
-        let consumed = counters.held + counters.handed_over + counters.echoed + self.consumed;
+        let (counters, pieces) = (&self.state.counters, self.pieces);
+        let consumed = counters.held + counters.handed_over + counters.echoed + counters.cut + self.consumed;
         let mut books = json!({
-            "in": counters.received + self.not_ours + self.consumed,
-            "forwarded": counters.forwarded + counters.dns_held,
+            "in": counters.received - pieces + self.not_ours + self.consumed,
+            "forwarded": counters.forwarded - pieces + counters.dns_held,
             "dropped": counters.dropped(),
             "passed": counters.passed + self.not_ours,
             "consumed": consumed,
-            "generated": self.generated,
+            "generated": self.generated + pieces,
             "out": self.sent.len(),
         });
         if self.args.counters {
@@ -264,6 +288,20 @@ impl<'a> Run<'a> {
         }
         books
     }
+}
+
+/// What a frame is cut into, and whether it is a piece itself.
+fn pieces(frame: &[u8], room: u16) -> (Vec<Vec<u8>>, bool) {
+    let (mut bytes, mut all, mut again) = (frame.to_vec(), Vec::new(), false);
+    if let Some(mut packet) = Packet::new(&mut bytes, 0, frame.len(), PortId(0))
+        && let Some(mut pieces) = cut::Pieces::of(&mut packet, room)
+    {
+        again = pieces.are_of_a_piece();
+        while let Some(piece) = pieces.next() {
+            all.push(piece.to_vec());
+        }
+    }
+    (all, again)
 }
 
 /// Every counter that is not zero.
@@ -277,6 +315,7 @@ fn moved(counters: &Counters) -> Value {
         ("received_bytes", counters.received_bytes),
         ("forwarded_bytes", counters.forwarded_bytes),
         ("held", counters.held),
+        ("cut", counters.cut),
         ("answered", counters.answered),
         ("echoed", counters.echoed),
         ("audited", counters.audited),

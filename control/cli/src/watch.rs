@@ -173,9 +173,11 @@ fn policy(told: &Value) -> String {
 fn next_hop(told: &Value) -> String {
     let text = |at: &str| told.pointer(&format!("/next_hop/{at}")).map(plain).unwrap_or_default();
     let Some(_) = told.get("next_hop") else {
-        return told
-            .get("handed_over_to_worker")
-            .map_or(String::new(), |worker| format!("worker {}", plain(worker)));
+        return match (told.get("handed_over_to_worker"), told.get("cut_into_pieces_of")) {
+            (Some(worker), _) => format!("worker {}", plain(worker)),
+            (None, Some(room)) => format!("pieces of {} bytes, each of which comes again", plain(room)),
+            (None, None) => String::new(),
+        };
     };
     if !text("waits_for_neighbour").is_empty() {
         return format!("{} waits for the address of {}", text("interface"), text("waits_for_neighbour"));

@@ -229,6 +229,7 @@ fn workers(dataplane: &Value, families: &mut Vec<Family>) {
         ("sluice_packets_passed", "Packets that were the kernel's.", "passed"),
         ("sluice_packets_held", "Packets that waited for a neighbour.", "held"),
         ("sluice_packets_handed_over", "Packets given to the worker that owns their flow.", "handed_over"),
+        ("sluice_packets_cut", "Packets cut into pieces that fit their way.", "cut"),
         ("sluice_packets_answered", "Packets answered with an error of ours.", "answered"),
         ("sluice_flows_created", "Flows admitted.", "flows_created"),
         ("sluice_flows_ended", "Flows ended.", "flows_ended"),

@@ -162,6 +162,7 @@ pub fn stages(seen: &Sighting, at: &str, devices: (&str, Option<&str>), names: &
             });
         }
         (Fate::AwaitRow(_), None) => told["waits_for_row"] = json!(true),
+        (Fate::Cut(room), None) => told["cut_into_pieces_of"] = json!(room),
         (_, None) => {}
     }
     if let Fate::HandOver(worker) = seen.fate {

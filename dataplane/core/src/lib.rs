@@ -17,6 +17,7 @@ pub mod packet;
 pub mod parse;
 
 pub mod checksum;
+pub mod cut;
 pub mod dns;
 pub mod emit;
 pub mod path;

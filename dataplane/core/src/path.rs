@@ -255,6 +255,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
             Fate::Hold { .. } | Fate::AwaitRow(_) => counters.held += 1,
             Fate::Learn(_) => counters.dns_held += 1,
             Fate::HandOver(_) => counters.handed_over += 1,
+            Fate::Cut(_) => counters.cut += 1,
             Fate::Drop(_) | Fate::Answer(_) => {}
         }
     }
@@ -363,7 +364,7 @@ pub fn tick<S: EventSink>(tables: &Tables, state: &mut State, now: Now, events: 
     state.counters.flows_ended += u64::from(removed);
 }
 
-/// A packet that waited for a neighbour or was to be handed over, and got no further: it ends as a drop after all.
+/// A packet that waited for a neighbour or was to be handed over or cut, and got no further: it ends as a drop after all.
 #[cold]
 pub fn give_up<S: EventSink>(
     tables: &Tables,
@@ -374,8 +375,15 @@ pub fn give_up<S: EventSink>(
     events: &mut S,
 ) {
     let counters = &mut state.counters;
-    let counted =
-        if reason == DropReason::RateLimited { &mut counters.handed_over } else { &mut counters.held };
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "each of what packets wait for has a reason of its own"
+    )]
+    let counted = match reason {
+        DropReason::RateLimited => &mut counters.handed_over,
+        DropReason::FragmentationNeeded => &mut counters.cut,
+        _ => &mut counters.held,
+    };
     *counted = counted.saturating_sub(1);
     let seconds = now.seconds();
     let mut turn = Turn { tables, state, now, seconds, events, told: None, tag: (PortId(0), 0) };

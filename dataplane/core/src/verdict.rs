@@ -28,6 +28,9 @@ pub enum Fate {
     /// The row of this service is not built yet: keep the frame (bounded), have it built, forward the frame again after the
     /// next publish.
     AwaitRow(ServiceId),
+    /// Too long for its way, and its sender lets routers cut it: forward pieces of at most so many bytes in its place
+    /// ([`crate::cut`]).
+    Cut(u16),
 }
 
 /// Index into [`crate::tables::nexthop`].
@@ -74,7 +77,8 @@ drop_reasons! {
     InvalidPacket = 134, "INVALID_PACKET_DROPPED";
     /// The transport header is cut short.
     TruncatedHeader = 135, "CT_TRUNCATED_OR_INVALID_HEADER";
-    /// Larger than the next hop's MTU and may not be fragmented; answered with an ICMP error. (Cilium's monitor text
+    /// Larger than the next hop's MTU and may not be fragmented (answered with an ICMP error), or there was no buffer for its
+    /// pieces. (Cilium's monitor text
     /// for 136 is "fragmentation needed"; the API kept the older name.)
     FragmentationNeeded = 136, "CT_MISSING_TCP_ACK_FLAG";
     /// A transport protocol that we cannot track.

@@ -111,7 +111,7 @@ impl Sighting {
             (Fate::Forward(_), Some(event)) if event.audit => Verdict::Audit,
             (Fate::Forward(_), _) => Verdict::Forwarded,
             (Fate::Pass, _) => Verdict::Passed,
-            (Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::Learn(_), _) => Verdict::Held,
+            (Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::Learn(_) | Fate::Cut(_), _) => Verdict::Held,
             (Fate::HandOver(_), _) => Verdict::HandedOver,
         }
     }

@@ -4,7 +4,7 @@
 
 mod lab;
 
-use lab::{Lab, icmp_about, ip, prefix};
+use lab::{Lab, cut, icmp_about, ip, may_be_cut, prefix};
 use sluice_core::checksum;
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::flow_key::FlowKey;
@@ -212,6 +212,34 @@ fn each_way_leaves_less_room_and_says_how_much() {
             assert_eq!(lab.quoted_key(&error), lab.client_to_service(v4, 40001));
             assert_eq!(lab.state.counters.dropped_for(DropReason::FragmentationNeeded), 1);
         }
+    }
+}
+
+#[test]
+fn what_may_be_cut_fits_its_tunnel_piece_by_piece() {
+    for (dispatch, more) in [(Dispatch::Option, 8), (Dispatch::Geneve, 62), (Dispatch::Ipip, 20)] {
+        let mut lab = lab(dispatch, |_| ());
+        let hop = *lab.tables.routing.hop(NextHopId(4)).unwrap();
+        lab.change(&[Change::NextHop(NextHopId(4), Some(NextHop { mtu: 500, ..hop }))]);
+        let payload = (0..1200_u16).map(|n| n as u8).collect();
+        let datagram = Frame { payload, ..lab.udp_frame(lab.client_to_service_udp(40000)) }.build();
+        assert_eq!(lab.send(0, &datagram).0, Fate::Answer(PortId(0)), "it must not be cut");
+        let datagram = may_be_cut(datagram);
+        let (fate, same) = lab.send(0, &datagram);
+        assert_eq!((fate, same == datagram), (Fate::Cut(500 - more), true), "{dispatch:?}");
+        let pieces = cut(&datagram, 500 - more);
+        assert_eq!(pieces.len(), 3);
+        for (n, piece) in pieces.iter().enumerate() {
+            let (fate, frame) = lab.send(0, piece);
+            assert_eq!(fate, OUT, "{dispatch:?}");
+            assert_eq!(frame.len(), piece.len() + usize::from(more));
+            assert!(frame.len() <= 514);
+            // Its ports are the backend's; all else is as it was.
+            assert!(frame.ends_with(&piece[if n == 0 { 42 } else { 34 }..]), "{dispatch:?}");
+        }
+        let counters = &lab.state.counters;
+        assert_eq!((counters.cut, counters.dropped(), counters.flows_created), (1, 1, 1));
+        assert_eq!(counters.received, counters.ends());
     }
 }
 

@@ -2,18 +2,18 @@
 
 mod lab;
 
-use lab::{Lab, POLICY_DENIED_PEER, icmp_about};
+use lab::{Lab, POLICY_DENIED_PEER, cut, icmp_about, may_be_cut};
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::event::EventKind;
 use sluice_core::flow_key::FlowKey;
 use sluice_core::packet::PortId;
 use sluice_core::parse::{ACK, FIN, RST, SYN};
 use sluice_core::tables::record::{
-    Change, ClassId, Frontend, FrontendKey, Identity, IdentitySlot, PolicyClass, Prefix, Route, Service,
-    ServiceId, Settings,
+    Change, ClassId, Frontend, FrontendKey, Identity, IdentitySlot, NextHop, PolicyClass, Prefix, Route,
+    Service, ServiceId, Settings,
 };
 use sluice_core::time::Now;
-use sluice_core::verdict::{DropReason, Fate};
+use sluice_core::verdict::{DropReason, Fate, NextHopId};
 use sluice_core::watch::Verdict;
 
 const OUT: Fate = Fate::Forward(PortId(1));
@@ -212,6 +212,52 @@ fn an_error_about_nothing_is_not_forwarded() {
     let ghost = lab.tcp(lab.plain(true, 41000), SYN);
     let (fate, _) = lab.send(1, &icmp_about(&ghost, lab.router_behind(true)));
     assert_eq!(fate, Fate::Drop(DropReason::UnknownConnection));
+}
+
+#[test]
+fn what_is_too_long_goes_in_pieces_both_ways_if_it_may() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service_udp(4000);
+    let (_, frame) = lab.send(0, &lab.udp(key));
+    let to = lab.key_of(&frame);
+    for id in 0..12 {
+        let hop = *lab.tables.routing.hop(NextHopId(id)).unwrap();
+        lab.change(&[Change::NextHop(NextHopId(id), Some(NextHop { mtu: 700, ..hop }))]);
+    }
+    for (port, key, becomes) in [(0, key, to), (1, to.reverse(), key.reverse())] {
+        let datagram = may_be_cut(Frame { payload: vec![9; 1400], ..Frame::new(key) }.build());
+        assert_eq!(lab.send(port, &datagram), (Fate::Cut(700), datagram.clone()));
+        for piece in cut(&datagram, 700) {
+            let (fate, frame) = lab.send(port, &piece);
+            assert_eq!((fate, frame.len()), (Fate::Forward(PortId(1 - port)), piece.len()));
+            let gone = lab.key_of(&frame);
+            assert_eq!((gone.src, gone.dst), (becomes.src, becomes.dst));
+        }
+    }
+    let counters = &lab.state.counters;
+    assert_eq!((counters.cut, counters.dropped(), counters.answered), (2, 0, 0));
+    assert_eq!(counters.received, counters.ends());
+}
+
+#[test]
+fn a_piece_that_is_too_long_is_cut_once_more() {
+    let mut lab = Lab::new();
+    let datagram = Frame { payload: vec![9; 2900], ..Frame::new(lab.client_to_service_udp(4000)) };
+    let pieces = cut(&may_be_cut(datagram.build()), 1500);
+    let mut left = 0;
+    for id in 0..12 {
+        let hop = *lab.tables.routing.hop(NextHopId(id)).unwrap();
+        lab.change(&[Change::NextHop(NextHopId(id), Some(NextHop { mtu: 700, ..hop }))]);
+    }
+    for piece in &pieces {
+        assert_eq!(lab.send(0, piece).0, Fate::Cut(700));
+        for part in cut(piece, 700) {
+            let (fate, frame) = lab.send_again(0, &part);
+            assert_eq!(fate, Fate::Forward(PortId(1)));
+            left += frame.len() - 34;
+        }
+    }
+    assert_eq!(left, 2908);
 }
 
 #[test]

@@ -112,6 +112,7 @@ fn worker(running: &Running) -> Value {
         "passed": counters.passed,
         "held": counters.held,
         "handed_over": counters.handed_over,
+        "cut": counters.cut,
         "answered": counters.answered,
         "echoed": counters.echoed,
         "audited": counters.audited,

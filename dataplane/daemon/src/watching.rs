@@ -117,7 +117,7 @@ fn told(seen: Seen, tables: &Tables) -> SeenPacket {
         Fate::Forward(port) | Fate::Answer(port) | Fate::Learn(port) | Fate::Hold { port, .. } => {
             Some(device(port))
         }
-        Fate::Drop(_) | Fate::Pass | Fate::HandOver(_) | Fate::AwaitRow(_) => None,
+        Fate::Drop(_) | Fate::Pass | Fate::HandOver(_) | Fate::AwaitRow(_) | Fate::Cut(_) => None,
     };
     let [came, went] = seen.frames;
     SeenPacket { came_by: device(seen.sighting.port), leaves_by, sighting: seen.sighting, came, went }

@@ -212,7 +212,7 @@ impl Gateway {
                 assert_eq!((said.id, said.name, message[3] & 15), (own.id, own.name, dns::REFUSED));
             }
             Fate::Drop(_) => {}
-            Fate::Pass | Fate::Hold { .. } | Fate::HandOver(_) | Fate::AwaitRow(_) => {
+            Fate::Pass | Fate::Hold { .. } | Fate::HandOver(_) | Fate::AwaitRow(_) | Fate::Cut(_) => {
                 panic!("{fate:?}: all neighbours are known")
             }
         }

@@ -206,6 +206,7 @@ fn every_fate_is_counted(before: &Counters, after: &Counters, fates: &Fates) {
     assert_eq!(after.forwarded - before.forwarded, count(|f| matches!(f, Fate::Forward(_))));
     assert_eq!(after.passed - before.passed, count(|f| matches!(f, Fate::Pass)));
     assert_eq!(after.held - before.held, count(|f| matches!(f, Fate::Hold { .. } | Fate::AwaitRow(_))));
+    assert_eq!(after.cut - before.cut, count(|f| matches!(f, Fate::Cut(_))));
     assert_eq!(after.handed_over - before.handed_over, count(|f| matches!(f, Fate::HandOver(_))));
     assert_eq!(after.dns_held - before.dns_held, count(|f| matches!(f, Fate::Learn(_))));
     let answers = (after.answered - before.answered) + (after.echoed - before.echoed);
@@ -247,7 +248,7 @@ fn check(came: &[u8], fate: Fate, went: &[u8]) {
             let asked = old.key.src == new.key.dst || sound::came_by_tunnel_from(came, &old, &new.key);
             assert!(asked, "goes back to who asked: {came:02x?} {went:02x?}");
         }
-        Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::HandOver(_) | Fate::Pass => {
+        Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::HandOver(_) | Fate::Cut(_) | Fate::Pass => {
             assert_eq!(went, came, "is as it came")
         }
         Fate::Drop(_) => {}

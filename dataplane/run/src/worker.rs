@@ -20,6 +20,7 @@ use crate::answers::{Answers, Ready, Taught, Waited};
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
 use crate::io::{Burst, Frame, PacketIo, Packets};
+use crate::pieces::Pieces;
 use crate::ring::{EventSender, Exchange, HandReceiver, Handed, Local};
 use crate::watch::{self, Watch, Watches};
 
@@ -163,6 +164,7 @@ pub struct Worker<Io> {
     exchange: Exchange,
     wanted: Producer<Wanted>,
     hold: Hold,
+    pieces: Pieces,
     answers: Answers,
     /// How many of those that wait have not been tried since tables changed.
     to_retry: usize,
@@ -204,6 +206,7 @@ impl<Io: PacketIo> Worker<Io> {
             exchange,
             wanted,
             hold: Hold::default(),
+            pieces: Pieces::default(),
             answers,
             to_retry: 0,
             idle,
@@ -259,6 +262,11 @@ impl<Io: PacketIo> Worker<Io> {
             for frame in self.hold.retry(BURST, has) {
                 self.burst.push(frame);
             }
+        }
+        while self.burst.len() < BURST / 2
+            && let Some(piece) = self.pieces.take()
+        {
+            self.burst.push(piece);
         }
         let lost = receive_handed(&mut self.io, &mut self.exchange, &mut self.burst);
         if lost > 0 {
@@ -329,6 +337,13 @@ impl<Io: PacketIo> Worker<Io> {
                 }
                 Fate::Hold { port, ip } => waiting.push((frame, Wanted::Neighbour { port, ip })),
                 Fate::AwaitRow(service) => waiting.push((frame, Wanted::Row(service))),
+                Fate::Cut(room) => match self.pieces.cut(&mut self.io, frame, room) {
+                    Ok(pieces) => self.state.counters.pieces += pieces,
+                    Err(frame) => {
+                        let (state, reason) = (&mut self.state, DropReason::FragmentationNeeded);
+                        give_up(tables, state, now, &mut self.io, frame, reason, &mut self.events);
+                    }
+                },
                 Fate::HandOver(to) => {
                     if hand_over(&mut self.io, &mut self.exchange, &frame, to) {
                         self.io.release(frame);

@@ -8,6 +8,7 @@ mod gateway;
 use std::path::{Path, PathBuf};
 
 use gateway::{CLIENTS, Gateway, SERVERS, publisher};
+use sluice_core::checksum;
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::flow_key::FlowKey;
 use sluice_core::time::Now;
@@ -106,4 +107,55 @@ fn packets_for_a_neighbour_that_never_answers_are_drops_in_the_end() {
         told += u64::from(event.kind == sluice_core::event::EventKind::Drop(DropReason::StaleOrUnroutable));
     }
     assert_eq!(told, 20, "and each is told");
+}
+
+/// A datagram for a backend whose link takes 1400 bytes.
+fn too_long(n: u16, payload: usize) -> Vec<u8> {
+    let ip = |text: &str| mapped(text.parse().unwrap());
+    let key = FlowKey {
+        src: ip("192.0.2.11"),
+        dst: ip(gateway::world::V4[3]),
+        sport: 40_000 + n,
+        dport: 8080,
+        proto: 17,
+        v4: true,
+    };
+    let mut frame = Frame { payload: vec![7; payload], ..Frame::new(key) }.build();
+    // A number of its own, and leave to be cut.
+    frame[18..22].copy_from_slice(&[n.to_be_bytes()[0], n.to_be_bytes()[1], 0, 0]);
+    frame[24..26].fill(0);
+    let sum = checksum::of(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn what_is_too_long_is_cut_or_counted_and_no_buffer_is_lost() {
+    let mut publisher = publisher(1);
+    let mut gateway = Gateway::new(&mut publisher, Rates::default(), 1);
+    (0..60).for_each(|n| gateway.arrive(CLIENTS, &too_long(n, 1450)));
+    gateway.worker.turn(Now(1));
+    assert_eq!(gateway.worker.state.counters.cut, 60);
+    for n in 0..5 {
+        gateway.worker.turn(Now(2 + n));
+    }
+    let left = gateway.left(SERVERS);
+    assert_eq!(left.len(), 120);
+    assert!(left.iter().all(|frame| frame.len() <= 1414));
+    assert_eq!(left.iter().map(|frame| frame.len() - 34).sum::<usize>(), 60 * 1458);
+    let counters = &gateway.worker.state.counters;
+    assert_eq!((counters.received, counters.forwarded, counters.ends()), (180, 120, 180));
+    assert_eq!(gateway.worker.io.inner.free_buffers(), gateway::BUFFERS);
+
+    // More pieces than may wait: the datagrams that find no room are drops, whole ones.
+    (0..160).for_each(|n| gateway.arrive(CLIENTS, &too_long(100 + n, 3600)));
+    for n in 0..40 {
+        gateway.worker.turn(Now(20 + n));
+    }
+    let counters = &gateway.worker.state.counters;
+    let lost = counters.dropped_for(DropReason::FragmentationNeeded);
+    assert_eq!((counters.cut, lost), (60 + 160 - lost, 43), "three pieces each, room for 256 at a time");
+    assert_eq!((counters.received, counters.pieces), (counters.ends(), 120 + (160 - lost) * 3));
+    assert_eq!(gateway.left(SERVERS).len() as u64, (160 - lost) * 3);
+    assert_eq!(gateway.worker.io.inner.free_buffers(), gateway::BUFFERS);
 }

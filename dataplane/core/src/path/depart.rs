@@ -2,6 +2,7 @@
 
 use super::Turn;
 use super::established::NO_HOP;
+use crate::cut;
 use crate::emit::Error;
 use crate::event::{EventKind, EventSink};
 use crate::packet::{Packet, PortId};
@@ -35,7 +36,7 @@ impl<S: EventSink> Turn<'_, S> {
             return self.answer(packet, headers, Error::TimeExceeded, DropReason::TtlExceeded);
         }
         if headers.end - headers.l3 > hop.mtu {
-            return self.answer(packet, headers, Error::TooBig(hop.mtu), DropReason::FragmentationNeeded);
+            return self.too_long(packet, headers, flow, hop.mtu);
         }
         let Some(port) = self.tables.routing.port(hop.port) else { return self.unroutable(packet, headers) };
         if cannot_be_translated(headers, &self.state.flows, flow) {
@@ -60,6 +61,23 @@ impl<S: EventSink> Turn<'_, S> {
             self.tell(EventKind::Packet, flow);
         }
         Fate::Forward(hop.port)
+    }
+
+    /// It is cut if its sender lets us; else its sender hears what would fit. Judging DNS takes whole messages, and of what came
+    /// in a tunnel the pieces would have to be tunnels again.
+    #[cold]
+    pub(crate) fn too_long(
+        &mut self,
+        packet: &mut Packet<'_>,
+        headers: &Headers,
+        flow: FlowRef,
+        room: u16,
+    ) -> Fate {
+        let whole = self.told.is_some() || self.state.flows.hot(flow).is(DNS);
+        if !whole && cut::each(headers, room).is_some() {
+            return Fate::Cut(room);
+        }
+        self.answer(packet, headers, Error::TooBig(room), DropReason::FragmentationNeeded)
     }
 
     /// Where one direction of a connection goes by a tunnel, neither side shall send what does not fit there.

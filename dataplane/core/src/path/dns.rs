@@ -147,6 +147,7 @@ impl<S: EventSink> Turn<'_, S> {
             | Fate::Answer(_)
             | Fate::Hold { .. }
             | Fate::AwaitRow(_)
+            | Fate::Cut(_)
             | Fate::HandOver(_)) => fate,
         }
     }

@@ -48,7 +48,7 @@ impl<S: EventSink> Turn<'_, S> {
         }
         let room = way.hop.mtu.saturating_sub(wrap::overhead(dispatch, headers));
         if headers.end - headers.l3 > room {
-            return self.answer(packet, headers, Error::TooBig(room), DropReason::FragmentationNeeded);
+            return self.too_long(packet, headers, flow, room);
         }
         self.clamp_mss(packet, headers, flow, way.hop.mtu);
         let len = packet.len();

@@ -15,6 +15,9 @@ pub struct Counters {
     /// Waited for a neighbour; those that waited in vain count as dropped instead.
     pub held: u64,
     pub handed_over: u64,
+    /// Cut into pieces, each of which is received in its place; and how many those were.
+    pub cut: u64,
+    pub pieces: u64,
     /// Packets turned into an answer; they count as dropped, too.
     pub answered: u64,
     /// Echo requests to service addresses that we answered: neither dropped nor forwarded.
@@ -64,6 +67,8 @@ impl Default for Counters {
             passed: 0,
             held: 0,
             handed_over: 0,
+            cut: 0,
+            pieces: 0,
             answered: 0,
             echoed: 0,
             drops: [0; REASONS],
@@ -125,6 +130,7 @@ impl Counters {
             + self.passed
             + self.held
             + self.handed_over
+            + self.cut
             + self.echoed
             + self.dns_held
             + self.dropped()

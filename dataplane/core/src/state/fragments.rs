@@ -14,7 +14,7 @@ use crate::verdict::DropReason;
 
 const LIFETIME: u64 = 30 * Now::SECOND;
 /// Pieces of one datagram whose places are remembered; 64 KiB in 1500-byte frames are 45.
-const MAX_PIECES: usize = 48;
+pub(crate) const MAX_PIECES: usize = 48;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Datagram {
@@ -32,6 +32,20 @@ struct Pieces {
     poisoned: bool,
     /// Start and end of what was seen, in units of 8 bytes.
     seen: arrayvec::ArrayVec<(u16, u16), MAX_PIECES>,
+    /// Where the datagram ends, once that is known.
+    end: Option<u16>,
+}
+
+impl Pieces {
+    /// All of it was seen. It is remembered for what of it waits, but makes room for others.
+    fn are_all(&self) -> bool {
+        let seen: u16 = self.seen.iter().map(|(start, end)| end - start).sum();
+        self.end == Some(seen) && !self.poisoned
+    }
+
+    fn have(&self, place: (u16, u16)) -> bool {
+        self.seen.iter().any(|(start, end)| *start <= place.0 && place.1 <= *end)
+    }
 }
 
 /// Datagrams of which fragments are on their way.
@@ -66,7 +80,8 @@ impl Fragments {
     }
 
     /// Note a fragment. The first leaves its ports, later ones get them: the key that is given back. One that comes
-    /// `again` after it waited is in its place already.
+    /// `again` (it waited, or is a piece of one that was cut) is in its place already. Senders use their numbers again: with
+    /// that of a datagram that was seen whole another one may begin.
     pub fn follow(
         &mut self,
         key: &FlowKey,
@@ -78,22 +93,23 @@ impl Fragments {
         let datagram =
             Datagram { src: key.src.into(), dst: key.dst.into(), id: fragment.id, proto: key.proto };
         let place = (fragment.offset / 8, (fragment.offset + payload).div_ceil(8));
+        let (first, end) = (fragment.offset == 0, (!fragment.more).then_some(place.1));
         if let Some(pieces) = self.table.get(&datagram)
-            && now.0.saturating_sub(pieces.born.0) > LIFETIME
+            && (now.0.saturating_sub(pieces.born.0) > LIFETIME || (first && !again && pieces.are_all()))
         {
             self.table.remove(&datagram);
         }
-        if fragment.offset == 0 && !self.table.contains_key(&datagram) {
+        if first && !self.table.contains_key(&datagram) {
             self.make_room(now)?;
             let mut seen = arrayvec::ArrayVec::new();
             seen.push(place);
-            let pieces = Pieces { sport: key.sport, dport: key.dport, born: now, poisoned: false, seen };
+            let pieces = Pieces { sport: key.sport, dport: key.dport, born: now, poisoned: false, seen, end };
             self.table.insert(datagram, pieces);
             return Ok(*key);
         }
         let pieces = self.table.get_mut(&datagram).ok_or(DropReason::FirstFragmentMissing)?;
         let overlaps = pieces.seen.iter().any(|(start, end)| place.0 < *end && *start < place.1);
-        let waited = again && pieces.seen.contains(&place);
+        let waited = again && pieces.have(place);
         if !pieces.poisoned && waited {
             return Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key });
         }
@@ -101,10 +117,11 @@ impl Fragments {
             pieces.poisoned = true;
             return Err(DropReason::FragmentRefused);
         }
+        pieces.end = pieces.end.or(end);
         Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key })
     }
 
-    /// When full, the expired go; if there are none, the newcomer is refused.
+    /// When full, those go that are whole or had their time; if there are none, the newcomer is refused.
     fn make_room(&mut self, now: Now) -> Result<(), DropReason> {
         if self.table.len() >= self.most && now.0.saturating_sub(self.looked.0) >= LOOK_EVERY {
             self.looked = now;
@@ -114,7 +131,7 @@ impl Fragments {
     }
 
     pub fn expire(&mut self, now: Now) {
-        self.table.retain(|_, pieces| now.0.saturating_sub(pieces.born.0) <= LIFETIME);
+        self.table.retain(|_, pieces| now.0.saturating_sub(pieces.born.0) <= LIFETIME && !pieces.are_all());
     }
 }
 
@@ -160,6 +177,46 @@ mod tests {
         }
         let twice = fragments.follow(&key(0), piece(1, 1480, false), 100, false, Now(0));
         assert_eq!(twice, Err(DropReason::FragmentRefused));
+    }
+
+    #[test]
+    fn a_number_may_be_used_again_once_its_datagram_is_whole() {
+        let mut fragments = Fragments::new(4);
+        let mut datagram = |sport, sizes: [(u16, u16); 3]| {
+            sizes.map(|(offset, len)| {
+                let piece = piece(1, offset, offset + len < 3000);
+                fragments.follow(&key(sport), piece, len, false, Now(0)).map(|key| key.sport)
+            })
+        };
+        let whole = [(0, 1480), (2000, 1000), (1480, 520)];
+        assert_eq!(datagram(4000, whole), [Ok(4000); 3]);
+        assert_eq!(datagram(4001, whole), [Ok(4001); 3]);
+        let lacking = [(0, 1480), (2000, 1000), (2000, 1000)];
+        let refused = Err(DropReason::FragmentRefused);
+        assert_eq!(datagram(4002, lacking), [Ok(4002), Ok(4002), refused]);
+        assert_eq!(datagram(4003, whole), [refused; 3]);
+    }
+
+    #[test]
+    fn whole_datagrams_make_room_for_others() {
+        let mut fragments = Fragments::new(64);
+        for id in 0..1000 {
+            let now = Now(u64::from(id) * Now::SECOND / 100);
+            let begun = fragments.follow(&key(4000), piece(id, 0, true), 1480, false, now);
+            let ended = fragments.follow(&key(0), piece(id, 1480, false), 20, false, now);
+            assert!(begun.is_ok() && ended.is_ok(), "{id}");
+        }
+    }
+
+    #[test]
+    fn pieces_of_one_that_was_cut_are_no_overlap_of_it() {
+        let mut fragments = Fragments::new(4);
+        fragments.follow(&key(4000), piece(1, 0, true), 1480, false, Now(0)).unwrap();
+        for (offset, len) in [(0, 800), (800, 680)] {
+            assert!(fragments.follow(&key(4000), piece(1, offset, true), len, true, Now(0)).is_ok());
+        }
+        let beyond = fragments.follow(&key(4000), piece(1, 800, true), 688, true, Now(0));
+        assert_eq!(beyond, Err(DropReason::FragmentRefused));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use proptest::prelude::*;
 use sluice_core::checksum;
+use sluice_core::cut::Pieces;
 use sluice_core::emit::{Error, Frame, icmp_error, mapped};
 use sluice_core::event::{EventSink, FlowEvent};
 use sluice_core::flow_key::FlowKey;
@@ -222,6 +223,16 @@ impl Lab {
         let mut room = vec![0; HEADROOM + frame.len() + 2048];
         room[HEADROOM..HEADROOM + frame.len()].copy_from_slice(frame);
         let mut burst = [Packet::new(&mut room, HEADROOM, frame.len(), PortId(port)).unwrap()];
+        let mut fates = Fates::new();
+        forward(&self.tables, &mut self.state, self.now, &mut burst, &mut fates, &mut self.events);
+        (fates[0], burst[0].bytes().to_vec())
+    }
+
+    /// The same for one that was here before.
+    pub fn send_again(&mut self, port: u16, frame: &[u8]) -> (Fate, Vec<u8>) {
+        let mut room = [&[0; HEADROOM][..], frame, &[0; 2048]].concat();
+        let mut burst = [Packet::new(&mut room, HEADROOM, frame.len(), PortId(port)).unwrap()];
+        burst[0].again = true;
         let mut fates = Fates::new();
         forward(&self.tables, &mut self.state, self.now, &mut burst, &mut fates, &mut self.events);
         (fates[0], burst[0].bytes().to_vec())
@@ -469,6 +480,26 @@ pub fn icmp_about(frame: &[u8], router: IpAddr) -> Vec<u8> {
     let headers = parse(&packet).unwrap();
     assert!(icmp_error(&mut packet, &headers, Error::TooBig(1400), router));
     packet.bytes().to_vec()
+}
+
+/// The same datagram with a number and without the word that routers must not cut it.
+pub fn may_be_cut(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[18..22].copy_from_slice(&[0xab, 0xcd, 0, 0]);
+    frame[24..26].fill(0);
+    let sum = checksum::of(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// What a worker makes of a frame that is to be cut.
+pub fn cut(frame: &[u8], room: u16) -> Vec<Vec<u8>> {
+    let (mut bytes, mut all) = (frame.to_vec(), Vec::new());
+    let mut packet = Packet::new(&mut bytes, 0, frame.len(), PortId(0)).unwrap();
+    let mut pieces = Pieces::of(&mut packet, room).unwrap();
+    while let Some(piece) = pieces.next() {
+        all.push(piece.to_vec());
+    }
+    all
 }
 
 /// What the receiver of this frame would say, if it has ports.
