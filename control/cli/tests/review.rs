@@ -93,6 +93,38 @@ fn exit_codes_tell_no_from_could_not() {
 }
 
 #[test]
+fn a_misspelt_field_of_a_question_is_told_and_not_passed_over() {
+    let scratch = Scratch::new("misspelt");
+    let objects = scratch.cluster("now", "  ingress: [{fromEndpoints: [{matchLabels: {app: front}}]}]");
+    for (with, odd) in [
+        (r#""prto": "UDP""#, "prto"),
+        (r#""http": {"pth": "/"}"#, "http.pth"),
+        (r#""dns": {"query": "a.example", "type": "A"}"#, "dns.type"),
+        (r#""kafka": {"api_key": 0, "topics": "t"}"#, "kafka.topics"),
+        (r#""learn": {"name": "a.example", "ips": []}"#, "from"),
+    ] {
+        let line = format!("{{\"id\": 1, \"from\": \"shop/front\", \"to\": \"shop/back\", {with}}}\n");
+        let flows = scratch.write("flows", &line);
+        let (code, out, err) = sluice(&["verdict", "--objects", &objects, "--flows", &flows]);
+        let told = format!("\"error\":\"unknown field {odd} (there are ");
+        assert!(code == 2 && out.contains(&told) && out.contains("\"id\":1"), "{with}: {code} {out}{err}");
+    }
+    let asked = [
+        "explain",
+        "--objects",
+        &objects,
+        "--from",
+        "shop/front",
+        "--to",
+        "shop/back",
+        "--with",
+        "{\"sn\": 1}",
+    ];
+    let (code, _, err) = sluice(&asked);
+    assert!(code == 2 && err.contains("unknown field sn "), "{err}");
+}
+
+#[test]
 fn recorded_flows_are_judged_by_both_sets_names_included() {
     let scratch = Scratch::new("recorded");
     let old = scratch.cluster("old", "  egress: [{toFQDNs: [{matchName: api.example.com}]}]");

@@ -87,10 +87,10 @@ impl Judge {
 
     /// What the tables say to a question.
     pub fn answer(&mut self, question: &Value) -> Result<Answer, String> {
+        let asked = Question::read(question)?;
         if let Some(at) = question.get("at").filter(|at| !at.is_null()) {
             self.advance(at)?;
         }
-        let asked = Question::read(question)?;
         let family = self.family(question);
         let from = self.side(question, "from", family)?;
         let v4 = match (family, from) {

@@ -12,7 +12,7 @@ use std::hash::{Hash, Hasher};
 use regex::{Regex, RegexBuilder};
 
 pub use reading::read;
-pub use talk::{HttpRequest, KafkaRequest, Talk, together};
+pub use talk::{HttpRequest, KafkaRequest, Talk, all_known, together};
 
 /// What one port rule asks for beyond ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Judge;
 use crate::fqdn;
+use crate::policy::above::all_known;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
@@ -61,6 +62,8 @@ impl Judge {
     /// `{"learn": {"name", "ips", "ttl"}}`: as if a DNS answer had been seen.
     pub(super) fn learn(&mut self, line: &Value) -> Result<(), String> {
         let learn = &line["learn"];
+        all_known(line, "", &["id", "at", "learn"])?;
+        all_known(learn, "learn", &["name", "ips", "ttl", "at"])?;
         if let Some(at) = line.get("at").or_else(|| learn.get("at")).filter(|at| !at.is_null()) {
             self.advance(at)?;
         }

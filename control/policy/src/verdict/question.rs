@@ -6,7 +6,24 @@ use serde_json::Value;
 
 use super::Judge;
 use crate::identity;
-use crate::policy::above::Talk;
+use crate::policy::above::{Talk, all_known};
+
+/// What a question may say.
+const FIELDS: [&str; 13] = [
+    "id",
+    "from",
+    "to",
+    "proto",
+    "port",
+    "sport",
+    "icmp_type",
+    "icmp_code",
+    "at",
+    "http",
+    "dns",
+    "kafka",
+    "sni",
+];
 
 /// One side of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +50,7 @@ impl Question {
         if !question.is_object() {
             return Err("a question must be an object".to_owned());
         }
+        all_known(question, "", &FIELDS)?;
         let number = |name: &str| -> Result<Option<u16>, String> {
             match question.get(name) {
                 None | Some(Value::Null) => Ok(None),

@@ -84,7 +84,10 @@ impl Talk {
         let part = |name: &str| question.get(name).filter(|value| !value.is_null());
         let dns = match part("dns") {
             None => None,
-            Some(value) => Some(text(value, "dns", "query")?.ok_or("dns.query is missing")?),
+            Some(value) => {
+                all_known(value, "dns", &["query"])?;
+                Some(text(value, "dns", "query")?.ok_or("dns.query is missing")?)
+            }
         };
         let sni = match part("sni") {
             None => None,
@@ -112,6 +115,18 @@ impl Talk {
     }
 }
 
+/// What is misspelt must not be judged as if it had not been said: all of an object's fields are among these.
+pub fn all_known(value: &Value, part: &str, known: &[&str]) -> Result<(), String> {
+    let mut names = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    match names.find(|name| !known.contains(name)) {
+        None => Ok(()),
+        Some(odd) => {
+            let dot = if part.is_empty() { "" } else { "." };
+            Err(format!("unknown field {part}{dot}{odd} (there are {})", known.join(", ")))
+        }
+    }
+}
+
 fn text(value: &Value, part: &str, name: &str) -> Result<Option<String>, String> {
     if !value.is_object() {
         return Err(format!("{part} must be an object"));
@@ -125,6 +140,7 @@ fn text(value: &Value, part: &str, name: &str) -> Result<Option<String>, String>
 
 impl HttpRequest {
     fn read(value: &Value) -> Result<Self, String> {
+        all_known(value, "http", &["method", "path", "host", "headers"])?;
         let part = |name: &str| text(value, "http", name);
         let mut request = Self {
             method: part("method")?.unwrap_or_else(|| "GET".to_owned()),
@@ -157,6 +173,7 @@ impl HttpRequest {
 
 impl KafkaRequest {
     fn read(value: &Value) -> Result<Self, String> {
+        all_known(value, "kafka", &["api_key", "api_version", "topic", "client_id"])?;
         let part = |name: &str| text(value, "kafka", name);
         let number = |name: &str| match value.get(name) {
             None | Some(Value::Null) => Ok(None),
