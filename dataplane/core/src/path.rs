@@ -17,6 +17,7 @@ pub mod established;
 pub mod icmp;
 pub mod reply;
 pub(crate) mod short;
+pub mod stages;
 pub(crate) mod strangers;
 pub(crate) mod tunnelled;
 pub(crate) mod wrapped;

@@ -6,8 +6,9 @@ use lab::{Lab, POLICY_DENIED_PEER, cut, icmp_about, may_be_cut};
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::event::EventKind;
 use sluice_core::flow_key::FlowKey;
-use sluice_core::packet::PortId;
+use sluice_core::packet::{Packet, PortId};
 use sluice_core::parse::{ACK, FIN, RST, SYN};
+use sluice_core::path::stages::{Stages, Words};
 use sluice_core::tables::record::{
     Change, ClassId, Frontend, FrontendKey, Identity, IdentitySlot, NextHop, PolicyClass, Prefix, Route,
     Service, ServiceId, Settings,
@@ -517,6 +518,35 @@ fn identities_that_nobody_knows_are_judged_as_such() {
     assert_eq!(lab.send(0, &lab.tcp(key, SYN)).0, Fate::Drop(DropReason::PolicyDenied));
     assert_eq!(lab.events.last().unwrap().source, 0);
     lab.change(&[Change::Address(lab::prefix("0.0.0.0/0"), Some(IdentitySlot(1)))]);
+}
+
+/// What the rig times is what the path does.
+#[test]
+fn the_stages_one_by_one_do_what_forward_does() {
+    let mut lab = Lab::new();
+    let key = lab.client_to_service(true, 40000);
+    let to = lab.send(0, &lab.tcp(key, SYN)).1;
+    let answer = lab.tcp(lab.key_of(&to).reverse(), SYN | ACK);
+    lab.send(1, &answer);
+    let frame = lab.tcp(key, ACK);
+    lab.send(0, &frame);
+    let (mut room, mut stages) = (vec![0; 2048], Stages::new());
+    room[256..256 + frame.len()].copy_from_slice(&frame);
+    let mut burst = [Packet::new(&mut room, 256, frame.len(), PortId(0)).unwrap()];
+    stages.classify(&lab.state.flows, &burst);
+    assert_eq!(stages.ordinary(), 1);
+    stages.look_up(&lab.state.flows);
+    assert_eq!(stages.found(&lab.state.flows), 1);
+    stages.leave(&lab.state.flows, &mut burst[0], 0).unwrap();
+    let (fate, sent) = lab.send(0, &frame);
+    assert_eq!(fate, OUT);
+    assert_eq!(burst[0].bytes()[14..], sent[14..], "but for the link header");
+    let stranger = FlowKey { sport: 40001, ..key };
+    for (key, known) in [(key, 1), (stranger, 0)] {
+        stages.ask(&lab.state.flows, &[Words::of(&key)]);
+        stages.look_up(&lab.state.flows);
+        assert_eq!(stages.found(&lab.state.flows), known);
+    }
 }
 
 proptest::proptest! {

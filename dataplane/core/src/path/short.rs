@@ -76,6 +76,34 @@ impl Glance {
         ordinary: false,
     };
 
+    /// Of an IPv4 packet of a connection in its midst, with these words.
+    #[inline(always)]
+    pub(super) fn in_midst(addresses: u64, ports: u32, proto: u8, flows: &FlowTable) -> Self {
+        let place = flows.place_v4(addresses, rest(ports, proto));
+        let expected = said(proto, MIDST, V4 | LIVE);
+        Self { place, addresses, ports, expected, v4: true, ordinary: true, ..Self::BLANK }
+    }
+
+    /// Not zero: this is not what the flow's packets look like, its addresses left aside.
+    #[inline(always)]
+    pub(super) fn strange(&self, hot: &Hot, side: usize) -> u64 {
+        u64::from(hot.ports[side] ^ self.ports) | u64::from((hot.says() ^ self.expected) & ASKED)
+    }
+
+    /// The same of the addresses of IPv4.
+    #[inline(always)]
+    pub(super) const fn strange_v4(&self, hot: &Hot, side: usize) -> u64 {
+        hot.sides[side][0] ^ self.addresses
+    }
+
+    /// Rewrite an IPv4 packet for its next hop, the link header excepted.
+    #[inline(always)]
+    pub(super) fn leave_v4(&self, packet: &mut Packet<'_>, hot: &Hot, side: usize) -> Option<()> {
+        let frame: &mut [u8; FRAME] = packet.head_mut().filter(|_| self.ordinary && self.v4)?;
+        leave_v4(frame[start_of(self.vlan)..].first_chunk_mut()?, hot, side, self);
+        Some(())
+    }
+
     /// The same packet, taken for an everyday one of a flow that is in this state.
     fn of(&self, flow: FlowRef, state: TcpState) -> Self {
         let expected = said(proto_of(self), state as u8, family(self.v4) | LIVE);
@@ -303,12 +331,11 @@ impl<S: EventSink> Turn<'_, S> {
         let len = packet.len();
         let frame: &mut [u8; FRAME] = packet.head_mut()?;
         let ip: &mut Ip = frame[start_of(glance.vlan)..].first_chunk_mut()?;
-        let asked = u64::from(entry.hot.generation ^ self.tables.generation)
-            | u64::from(entry.hot.ports[side] ^ glance.ports)
-            | u64::from((entry.hot.says() ^ glance.expected) & ASKED);
+        let asked =
+            u64::from(entry.hot.generation ^ self.tables.generation) | glance.strange(entry.hot, side);
         if glance.v4 {
             let (count, is_full) = entry.hot.counted_v4(side, len);
-            if asked | (entry.hot.sides[side][0] ^ glance.addresses) | is_full != 0 {
+            if asked | glance.strange_v4(entry.hot, side) | is_full != 0 {
                 return None;
             }
             entry.hot.sides[side][1] = count;
