@@ -42,6 +42,11 @@ for daemon in dataplane control; do
     jq -es 'length > 0 and all(.level and .timestamp)' "$DIR/$daemon.log" >/dev/null || fail "the log of $daemon is not JSON, line by line"
 done
 
+# Workers are more urgent than what else comes to their cores; the threads beside them are not.
+nice_of() { ps -L -o ni=,comm= -p "$DATAPLANE" | awk -v name="$1" '$2 ~ name {print $1}' | sort -u; }
+[ "$(nice_of '^worker-')" = -10 ] || fail "the workers' niceness is $(nice_of '^worker-')"
+[ "$(nice_of '^sluiced$')" = 0 ] || fail "the main thread's niceness is $(nice_of '^sluiced$')"
+
 talk c1 traffic udp 10.244.0.11 7 --rate 100
 goes_on traffic 50
 six='rx_dropped rx_invalid_descs tx_invalid_descs rx_ring_full rx_fill_ring_empty_descs tx_ring_empty_descs'

@@ -16,6 +16,7 @@ use sluice_steer::rules::{FROM, TO};
 use sluice_steer::{OnFailure, Rule, Steer};
 use sluice_xsk::io::{Config, Device, XskIo};
 
+use super::peers::RING;
 use crate::args::L2fwdArgs;
 
 /// Empty turns before the loop sleeps, as a worker of the gateway does.
@@ -59,7 +60,7 @@ fn steer(args: &L2fwdArgs) -> anyhow::Result<Vec<Steer>> {
 fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let device = |name: &String| Device { name: name.clone(), queue: 0, zero_copy: true };
     let devices = vec![device(&args.from), device(&args.to)];
-    let mut io = XskIo::open(Config { devices, ring: 2048, huge_pages: true, busy_poll: args.busy_poll })
+    let mut io = XskIo::open(Config { devices, ring: RING, huge_pages: true, busy_poll: args.busy_poll })
         .context("cannot open AF_XDP sockets")?;
     let mut steers = steer(args)?;
     for (steer, attached) in steers.iter_mut().zip(io.attached()) {

@@ -110,6 +110,13 @@ impl Lane {
         Ok(())
     }
 
+    /// A cable that is full tells AF_XDP to wait, as a NIC does: a virtual device with a queueing discipline does that (since Linux
+    /// 6.16), one without throws the packet away. AF_XDP goes past the discipline itself. The kernel's own ways would pay for it,
+    /// so it is not for them.
+    pub(crate) fn full_means_wait(&self) -> anyhow::Result<()> {
+        self.shell(&self.gateway, &format!("tc qdisc replace dev {} root pfifo limit 1000", self.back))
+    }
+
     pub(crate) fn shell(&self, namespace: &str, script: &str) -> anyhow::Result<()> {
         run(inside(namespace, "sh".as_ref()).args(["-ec", script])).map(drop)
     }

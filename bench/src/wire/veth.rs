@@ -55,6 +55,8 @@ pub(crate) fn run(args: &VethArgs) -> anyhow::Result<()> {
     let stop = stop::on_signals()?;
     ensure!(std::thread::available_parallelism()?.get() >= 2, "two cores are needed: one for each side");
     let _room = ConntrackRoom::make();
+    // Who is started from here on keeps off the gateway's core, unless it is the gateway: an operator's box does the same.
+    core_affinity::set_for_current(core_affinity::CoreId { id: args.generator_core });
     let mut contenders = Vec::new();
     for services in &args.services {
         for peer in &args.peers {
@@ -137,6 +139,9 @@ impl Contender {
         let beside_generator = args.two_cores && peer.is_af_xdp();
         let core = if beside_generator { args.generator_core } else { args.gateway_core };
         gateway.lane.threaded(inner, front, core, beside_generator)?;
+        if peer.is_af_xdp() {
+            gateway.lane.full_means_wait()?;
+        }
         let trials = Remote::start(outside, to)?;
         // The sink's program must be on before packets come.
         std::thread::sleep(Duration::from_millis(200));

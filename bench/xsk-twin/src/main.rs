@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
-const RING: u32 = 2048;
+const RING: u32 = 16_384;
 const BURST: usize = 64;
 /// Empty turns before the loop sleeps, as a worker of the gateway does.
 const EMPTY_TURNS: u32 = 256;

@@ -170,6 +170,22 @@ fn a_mistake_is_refused_with_its_place() {
     assert!(said.contains("poll must be busy, adaptive or sleep"), "{said}");
 }
 
+#[test]
+fn a_ring_that_the_kernel_would_refuse_is_refused_here() {
+    let ring = |size: &str| {
+        let text = gateway_text().replace("    ring: 2048", &format!("    ring: {size}"));
+        Scratch::new(&format!("ring-{size}"), &text)
+    };
+    assert_eq!(shown(&ring("16384").0)["spec"]["workers"]["ring"], 16384);
+    for (size, why) in
+        [("3000", "ring must be a power of two, not 3000"), ("32", "32 is not between 64 and 65536")]
+    {
+        let output = sluice(&["config", "show", ring(size).0.to_str().unwrap()]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(why), "{said}");
+    }
+}
+
 /// A unit without these is a gateway that does not start: the kernel refuses the sockets.
 #[test]
 fn the_units_allow_what_the_daemons_need_and_no_more() {

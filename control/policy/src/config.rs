@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use sluice_core::packet::PortId;
 use sluice_core::tables::record::{Change, Ends, Masquerade, NextHop, Port, Prefix, Route};
 use sluice_core::verdict::NextHopId;
-use sluice_feed::settings::{AttachMode, DataplaneSettings, Interface, Polling};
+use sluice_feed::settings::{AttachMode, DataplaneSettings, Interface, Polling, default_ring};
 
 use crate::decode::{Fields, Place, Problems, prefix};
 use crate::tree::{self, Limits, Node, Value};
@@ -134,6 +134,7 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
         polling: Polling::Adaptive,
         huge_pages: true,
         busy_poll: 0,
+        ring: default_ring(),
         on_failure_pass: false,
         max_flows: 1_000_000,
         snapshot: None,
@@ -265,6 +266,11 @@ fn workers(fields: &mut Fields<'_, '_>, dataplane: &mut DataplaneSettings) {
     dataplane.huge_pages = fields.loose_text("hugePages").is_none_or(|text| text != "false");
     if let Some(microseconds) = fields.int("busyPoll", 0, 1_000_000) {
         dataplane.busy_poll = u32::try_from(microseconds).unwrap_or(0);
+    }
+    match fields.int("ring", 64, 65_536).map(u32::try_from) {
+        None | Some(Err(_)) => {}
+        Some(Ok(ring)) if ring.is_power_of_two() => dataplane.ring = ring,
+        Some(Ok(ring)) => fields.error(node, format!("ring must be a power of two, not {ring}")),
     }
     fields.deny_unknown();
 }
@@ -493,7 +499,7 @@ pub fn show(gateway: &Gateway) -> Json {
                 "name": i.name, "mode": i.mode, "zeroCopy": i.zero_copy, "announce": i.announce, "vlans": i.vlans,
             })).collect::<Vec<_>>(),
             "workers": {"cores": dataplane.workers, "poll": dataplane.polling, "hugePages": dataplane.huge_pages,
-                "busyPoll": dataplane.busy_poll},
+                "busyPoll": dataplane.busy_poll, "ring": dataplane.ring},
             "guard": {"prefixes": list(&options.settings.guarded),
                 "onFailure": if dataplane.on_failure_pass { "pass" } else { "drop" }},
             "policy": {"enforcement": format!("{:?}", options.enforcement).to_lowercase(), "audit": options.audit},

@@ -56,6 +56,9 @@ pub struct DataplaneSettings {
     /// Microseconds of busy polling in the kernel; 0 is off.
     #[serde(default)]
     pub busy_poll: u32,
+    /// Descriptors in the rings of each socket, a power of two.
+    #[serde(default = "default_ring")]
+    pub ring: u32,
     /// Guarded packets that find no worker: dropped, or passed to the kernel.
     #[serde(default)]
     pub on_failure_pass: bool,
@@ -76,6 +79,11 @@ pub struct DataplaneSettings {
     /// Prefixes that are ours from the first moment, before control has spoken.
     #[serde(default)]
     pub guarded: Vec<String>,
+}
+
+/// What an AF_XDP socket's rings hold if nothing is said.
+pub const fn default_ring() -> u32 {
+    2048
 }
 
 const fn yes() -> bool {
