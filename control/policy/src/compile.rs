@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use sluice_core::tables::record::{Change, FrontendKey, Records, RuleId, diff, merge};
 
-use crate::config::Options;
+use crate::config::{Kinds, Options};
 use crate::decode::{Problem, Problems};
 use crate::engine::{Engine, ObjectChange, PatternSet, RuleName, Settings};
 use crate::identity::Numbers;
@@ -52,8 +52,9 @@ impl Compiled {
             ipv4: options.ipv4,
             ipv6: options.ipv6,
             cidr_matches: options.cidr_matches,
+            host_firewall: options.kinds.host_firewall,
+            cluster_network_policy: options.kinds.cluster_network_policy,
             names_elsewhere: options.names_elsewhere,
-            ..Settings::default()
         };
         let mut compiled = Self {
             objects: Objects::default(),
@@ -85,6 +86,11 @@ impl Compiled {
         self.warnings.extend(self.engine.dangling());
         self.warnings.extend(self.frontends.pools.warnings.iter().cloned());
         self.warnings.extend(crate::egress::warnings(&self.objects, &self.options));
+        let kinds = self.options.kinds;
+        if kinds != Kinds::default() {
+            let policies = self.objects.policies.iter();
+            self.warnings.extend(policies.filter_map(|policy| policy.switched_off(kinds)));
+        }
     }
 
     /// The addresses of a name, by all that is known now; what the dataplane must change.

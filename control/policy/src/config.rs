@@ -16,7 +16,7 @@ use sluice_feed::settings::{AttachMode, DataplaneSettings, Interface, Polling, d
 use crate::decode::{Fields, Place, Problems, prefix};
 use crate::tree::{self, Limits, Node, Value};
 
-pub use options::{CidrMatches, Enforcement, OPTIONS, Options};
+pub use options::{CidrMatches, Enforcement, Kinds, OPTIONS, Options};
 
 /// The whole file, read.
 #[derive(Clone, Debug)]

@@ -27,7 +27,7 @@ use crate::identity::Numbers;
 use crate::labels::Filter;
 use crate::objects::{Endpoint, Namespace, NodeObject};
 use crate::policy::groups::CidrGroup;
-use crate::policy::{Direction, Entity, Peer, Peers as RulePeers, Policy, Source, Subject};
+use crate::policy::{Direction, Entity, Peer, Peers as RulePeers, Policy, Source, Subject, cluster};
 use crate::service::Service;
 
 use atoms::{Atoms, What};
@@ -59,6 +59,8 @@ pub struct Settings {
     pub allow_localhost: bool,
     pub ipv4: bool,
     pub ipv6: bool,
+    /// ClusterNetworkPolicy objects count.
+    pub cluster_network_policy: bool,
     /// Whom CIDRs select by address, beside the world.
     pub cidr_matches: CidrMatches,
     /// Names are learned by the dataplane; it must only be told which identities their addresses get.
@@ -77,6 +79,7 @@ impl Default for Settings {
             allow_localhost: true,
             ipv4: true,
             ipv6: true,
+            cluster_network_policy: true,
             cidr_matches: CidrMatches::default(),
             names_elsewhere: false,
         }
@@ -211,7 +214,10 @@ impl Engine {
         }
     }
 
-    fn set_policy(&mut self, source: &Source, policies: Vec<Policy>) {
+    fn set_policy(&mut self, source: &Source, mut policies: Vec<Policy>) {
+        if !self.settings.cluster_network_policy && source.kind == cluster::KIND {
+            policies.clear();
+        }
         let had: Vec<usize> = self
             .spec_ids
             .range((source.clone(), 0)..=(source.clone(), usize::MAX))

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use sluice_core::tables::record::Prefix;
 
+use crate::config::Kinds;
 use crate::decode::{Place, Problem};
 use crate::labels::{Label, LabelSet, Selector};
 use crate::tree::Node;
@@ -238,6 +239,32 @@ impl Rule {
 impl Policy {
     pub fn denies_by_default(&self, direction: Direction) -> bool {
         self.default_deny[usize::from(direction == Direction::Egress)]
+    }
+}
+
+impl Policy {
+    /// What of it is switched off, if anything. That makes no hole: only a whole kind is left out, as Cilium leaves it out.
+    pub fn switched_off(&self, kinds: Kinds) -> Option<Problem> {
+        let rules = || self.rules.iter();
+        let peers = || {
+            rules().filter_map(|rule| if let Peers::Any(peers) = &rule.peers { Some(peers) } else { None })
+        };
+        let nodes = || peers().flatten().any(|peer| matches!(peer, Peer::Nodes(_)));
+        let odd = |spec: &PortSpec| !matches!(spec.proto, 1 | 6 | 17 | 58 | 132);
+        let protocols =
+            || rules().any(|rule| matches!(&rule.ports, Ports::Some(specs) if specs.iter().any(odd)));
+        let what = if !kinds.cluster_network_policy && self.source.kind == cluster::KIND {
+            "is left out: enable-k8s-cluster-network-policy is false"
+        } else if !kinds.host_firewall && matches!(self.subject, Subject::Nodes(_)) {
+            "closes no node: enable-host-firewall is false"
+        } else if !kinds.extended_protocols && self.source.kind != cluster::KIND && protocols() {
+            "names protocols that Cilium refuses without enable-extended-ip-protocols; here they count"
+        } else if !kinds.node_labels && self.source.kind != cluster::KIND && nodes() {
+            "names nodes by labels, which Cilium refuses without enable-node-selector-labels; here they count"
+        } else {
+            return None;
+        };
+        Some(self.at.problem(what.to_owned()))
     }
 }
 

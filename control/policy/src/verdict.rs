@@ -161,7 +161,8 @@ impl Judge {
             judged: slot,
         };
         // Without word of a smaller path, connections would hang; it is part of what they are.
-        if matches!((asked.proto, asked.policy_port, asked.icmp_code), (1, 3, 4) | (58, 2, _)) {
+        let tells_mtu = matches!((asked.proto, asked.policy_port, asked.icmp_code), (1, 3, 4) | (58, 2, _));
+        if tells_mtu && self.compiled.options.kinds.frag_needed {
             return part;
         }
         let decision = self.tables.policies.decide(class, self.row(peer), asked.proto, asked.policy_port);

@@ -651,3 +651,69 @@ fn a_policy_in_the_place_of_another_hears_of_later_changes() {
     judge.update(read(&(second + &group("203.0.113.0/24") + other)), Default::default()).unwrap();
     assert_eq!(reason(judge, "198.51.100.1", "shop/web", "TCP", 80), 0);
 }
+
+#[test]
+fn what_cilium_has_switches_for_can_be_switched_off_and_that_is_told() {
+    let host = ccnp("  nodeSelector: {}\n  ingress: [{fromEntities: [none]}]");
+    let admin = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: a}\nspec:\n  tier: Admin\n  \
+                 priority: 1\n  subject: {namespaces: {}}\n  ingress: [{action: Deny, from: [{namespaces: {}}]}]\n";
+    let gre = cnp("  ingress: [{toPorts: [{ports: [{protocol: GRE}]}]}]");
+    let nodes = cnp("  ingress: [{fromNodes: [{matchLabels: {role: edge}}]}]");
+    let deny = cnp("  ingress: [{fromEntities: [none]}]");
+    let judged = |objects: &str, switch: Option<&str>, from: &str, to: &str, what: (&str, u16)| {
+        let mut options = Options { node: "us".to_owned(), ..Options::default() };
+        switch.into_iter().for_each(|name| options.set(name, "false").unwrap());
+        let mut judge = judge_with(objects, options);
+        let question =
+            json!({"from": from, "to": to, "proto": what.0, "port": what.1, "icmp_type": 3, "icmp_code": 4});
+        let answer = judge.line(&question.to_string()).unwrap().unwrap();
+        (
+            answer["verdict"] == "FORWARDED",
+            judge.compiled.warnings.iter().map(ToString::to_string).collect::<String>(),
+        )
+    };
+    let web = "shop/web";
+    for (objects, name, (from, to, what), on, off, told) in [
+        (
+            &host,
+            "enable-host-firewall",
+            ("shop/client", "reserved:host", ("TCP", 22)),
+            false,
+            true,
+            "closes no node",
+        ),
+        (
+            &admin.to_owned(),
+            "enable-k8s-cluster-network-policy",
+            ("shop/client", web, ("TCP", 80)),
+            false,
+            true,
+            "is left out",
+        ),
+        (
+            &gre,
+            "enable-extended-ip-protocols",
+            ("shop/client", web, ("47", 0)),
+            true,
+            true,
+            "here they count",
+        ),
+        (
+            &nodes,
+            "enable-node-selector-labels",
+            ("shop/client", web, ("TCP", 80)),
+            false,
+            false,
+            "here they count",
+        ),
+        (&deny, "allow-icmp-frag-needed", ("shop/client", web, ("ICMP", 0)), true, false, ""),
+        (&deny, "policy-default-local-cluster", ("shop/client", web, ("TCP", 80)), false, false, ""),
+    ] {
+        let (passes, before) = judged(objects, None, from, to, what);
+        assert_eq!(passes, on, "{name}");
+        let (passes, warned) = judged(objects, Some(name), from, to, what);
+        assert_eq!(passes, off, "{name}");
+        let new = warned.strip_prefix(&before).unwrap();
+        assert!(new.contains(told) && new.is_empty() == told.is_empty(), "{name}: {new}");
+    }
+}

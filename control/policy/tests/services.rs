@@ -59,6 +59,23 @@ fn cluster_addresses_are_for_the_cluster_unless_the_option_says_otherwise() {
 }
 
 #[test]
+fn another_seed_gives_each_flow_another_place() {
+    let text = web("  clusterIP: 10.96.0.1", TWO_NODES);
+    let chosen = |seed: Option<&str>| {
+        let mut options = Options { external_clusterip: true, ..exposed::options() };
+        seed.into_iter().for_each(|seed| options.set("bpf-lb-maglev-hash-seed", seed).unwrap());
+        let edge = Edge::with(&text, options);
+        (1..65)
+            .map(|n| edge.backend(&format!("198.51.100.{n}"), "10.96.0.1", 80).unwrap().0)
+            .collect::<Vec<_>>()
+    };
+    let (own, same, other) =
+        (chosen(None), chosen(Some("JLfvgnHc2kaSUFaI")), chosen(Some("AAAAAQAAAAL/////")));
+    let moved = own.iter().zip(&other).filter(|(own, other)| own != other).count();
+    assert!(own == same && (16..48).contains(&moved), "{moved} of 64");
+}
+
+#[test]
 fn node_ports_listen_where_they_are_told() {
     let text = web("  type: NodePort", TWO_NODES);
     let mut options = exposed::options();

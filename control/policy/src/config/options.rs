@@ -54,6 +54,8 @@ pub struct Options {
     pub ipv6: bool,
     /// CIDRs select nodes, pods, or neither.
     pub cidr_matches: CidrMatches,
+    /// What Cilium has switches for.
+    pub kinds: Kinds,
     pub settings: Settings,
     /// Names of the dataplane's ports, in their order.
     pub ports: Vec<String>,
@@ -65,6 +67,31 @@ pub struct Options {
 pub struct CidrMatches {
     pub nodes: bool,
     pub pods: bool,
+}
+
+/// Kinds of policies and rules that Cilium may be told to do without. Here they are on unless somebody says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    /// Errors that tell of a smaller MTU pass whatever policy says.
+    pub frag_needed: bool,
+    /// Host policies are judged.
+    pub host_firewall: bool,
+    pub cluster_network_policy: bool,
+    /// Rules may name GRE and the like, and nodes by labels. Cilium refuses what needs them where they are off.
+    pub extended_protocols: bool,
+    pub node_labels: bool,
+}
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Self {
+            frag_needed: true,
+            host_firewall: true,
+            cluster_network_policy: true,
+            extended_protocols: true,
+            node_labels: true,
+        }
+    }
 }
 
 impl Default for Options {
@@ -92,6 +119,7 @@ impl Default for Options {
             ipv4: true,
             ipv6: true,
             cidr_matches: CidrMatches::default(),
+            kinds: Kinds::default(),
             settings: Settings::default(),
             ports: Vec::new(),
             limits: Limits::default(),
@@ -100,7 +128,7 @@ impl Default for Options {
 }
 
 /// The options that can be set by name, with a sentence each.
-pub const OPTIONS: [(&str, &str); 28] = [
+pub const OPTIONS: [(&str, &str); 35] = [
     ("enable-policy", "When a direction is enforced: default, always or never"),
     ("policy-audit-mode", "Forward what would be denied and report AUDIT: true or false"),
     (
@@ -111,6 +139,10 @@ pub const OPTIONS: [(&str, &str); 28] = [
     (
         "bpf-lb-maglev-table-size",
         "Slots of a Maglev table: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071",
+    ),
+    (
+        "bpf-lb-maglev-hash-seed",
+        "12 bytes in base64 that Maglev tables and hashes of packets begin with; the same on every gateway",
     ),
     (
         "bpf-lb-mode",
@@ -150,6 +182,27 @@ pub const OPTIONS: [(&str, &str); 28] = [
     (
         "allow-localhost",
         "When pods may be reached from their own node whatever policy says: auto, always or policy",
+    ),
+    (
+        "allow-icmp-frag-needed",
+        "ICMP errors that tell of a smaller MTU pass whatever policy says: true or false (in verdicts; those about a flow always pass)",
+    ),
+    ("enable-host-firewall", "Host policies (nodeSelector) are judged: true (Cilium: false) or false"),
+    (
+        "enable-k8s-cluster-network-policy",
+        "ClusterNetworkPolicy objects count: true or false; with false they are left out, with a warning",
+    ),
+    (
+        "enable-extended-ip-protocols",
+        "Rules may name GRE, ESP and the like: true (Cilium: false); with false they count all the same, with a warning",
+    ),
+    (
+        "enable-node-selector-labels",
+        "Rules may name nodes by labels: true (Cilium: false); with false they count all the same, with a warning",
+    ),
+    (
+        "policy-default-local-cluster",
+        "Peers without a cluster are of our own: true or false mean the same, for pods of other clusters are not known here",
     ),
     (
         "policy-cidr-match-mode",
@@ -214,6 +267,7 @@ impl Options {
                 self.maglev_size =
                     size.ok_or_else(|| format!("{name} must be one of {:?}", maglev::SIZES))?;
             }
+            "bpf-lb-maglev-hash-seed" => self.settings.hash_seed = seeds(name, value)?,
             "bpf-lb-mode" => self.mode = one_of(&["dnat", "snat", "dsr", "hybrid"])?,
             "bpf-lb-mode-annotation" => self.mode_annotation = flag()?,
             "bpf-lb-dsr-dispatch" => self.dispatch = one_of(&["opt", "geneve", "ipip"])?,
@@ -226,6 +280,12 @@ impl Options {
             "enable-ipv4" => self.ipv4 = flag()?,
             "enable-ipv6" => self.ipv6 = flag()?,
             "allow-localhost" => self.allow_localhost = one_of(&["auto", "always", "policy"])? != "policy",
+            "allow-icmp-frag-needed" => self.kinds.frag_needed = flag()?,
+            "enable-host-firewall" => self.kinds.host_firewall = flag()?,
+            "enable-k8s-cluster-network-policy" => self.kinds.cluster_network_policy = flag()?,
+            "enable-extended-ip-protocols" => self.kinds.extended_protocols = flag()?,
+            "enable-node-selector-labels" => self.kinds.node_labels = flag()?,
+            "policy-default-local-cluster" => drop::<bool>(flag()?),
             "policy-cidr-match-mode" => {
                 let parts: Vec<&str> = value.split(',').filter(|part| !part.is_empty()).collect();
                 if let Some(odd) = parts.iter().find(|part| !matches!(**part, "nodes" | "pods")) {
@@ -259,6 +319,22 @@ impl Options {
     }
 }
 
+/// Cilium's hash seed in its three parts.
+fn seeds(name: &str, value: &str) -> Result<[u32; 3], String> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let wrong = || format!("{name} must be 12 bytes in base64 (16 letters), not {value}");
+    let digit = |letter: u8| DIGITS.iter().position(|digit| *digit == letter).ok_or_else(wrong);
+    let mut bits = 0_u128;
+    for letter in value.bytes() {
+        bits = bits << 6 | digit(letter)? as u128;
+    }
+    if value.len() != 16 {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "takes the bits apart on purpose")]
+    Ok([64, 32, 0].map(|shift| (bits >> shift) as u32))
+}
+
 /// A time as Go writes it (`100ms`, `1.5s`, `2m`), or a plain number of `unit`; in units, of which a second has so many.
 fn duration(name: &str, value: &str, unit: &str, per_second: f64) -> Result<u32, String> {
     let wrong = || format!("{name} must be a time like 100{unit}, not {value}");
@@ -282,6 +358,17 @@ fn duration(name: &str, value: &str, unit: &str, per_second: f64) -> Result<u32,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hash_seeds_are_read_as_cilium_writes_them() {
+        assert_eq!(seeds("x", "JLfvgnHc2kaSUFaI"), Ok(maglev::DEFAULT_SEEDS));
+        assert_eq!(seeds("x", "AAAAAQAAAAL/////"), Ok([1, 2, u32::MAX]));
+        assert!(
+            ["", "JLfvgnHc2kaSUFa", "JLfvgnHc2kaSUFaI=", "JLfvgnHc2ka_UFaI"]
+                .iter()
+                .all(|one| seeds("x", one).is_err())
+        );
+    }
 
     #[test]
     fn times_are_read_as_go_writes_them() {

@@ -14,11 +14,13 @@ use crate::labels::{NAMESPACE, NAMESPACE_LABELS, Operator, Selector};
 use crate::objects::Metadata;
 use crate::tree::Node;
 
+pub const KIND: &str = "ClusterNetworkPolicy";
+
 /// As many rules, peers, networks … as one list may have.
 const MOST: usize = 25;
 
 pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Option<Policy> {
-    let source = Source { kind: "ClusterNetworkPolicy", namespace: String::new(), name: metadata.name };
+    let source = Source { kind: KIND, namespace: String::new(), name: metadata.name };
     let mut whole = Fields::new(node, place, problems);
     let spec = whole.object("spec");
     for known in ["apiVersion", "kind", "metadata", "status"] {
