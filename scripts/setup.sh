@@ -7,7 +7,7 @@ what=${1:-all}
 
 run_time="iproute2 ethtool procps util-linux"
 lab="curl iperf3 dnsmasq-base bind9-dnsutils"
-tests="nginx-light iputils-ping nftables tcpdump tshark socat python3 python3-grpcio python3-protobuf jq bird2"
+tests="nginx-light iputils-ping nftables tcpdump tshark socat python3 python3-grpcio python3-protobuf jq bird2 frr"
 measuring="valgrind iptables"
 [ "$what" = all ] || tests="" measuring=""
 

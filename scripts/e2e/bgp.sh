@@ -1,7 +1,8 @@
-# By BIRD on the gateway's kernel a router learns of service addresses while a backend stands behind them, and traffic comes; it loses them with the last backend, and when the gateway is killed.
+# By BIRD, and then by FRR, on the gateway's kernel a router learns of service addresses while a backend stands behind them, and traffic comes; it loses them with the last backend, and when the gateway is killed.
 # Budget: 90 s
 . "$(dirname "$0")/lib.sh"
-command -v bird >/dev/null || skip "needs bird2"
+FRR=/usr/lib/frr
+{ command -v bird && [ -x $FRR/bgpd ]; } >/dev/null || skip "needs bird2 and frr"
 lab
 host b1 in 11
 web b1
@@ -33,6 +34,7 @@ protocol bgp edge {
 END
 start r r-bird bird -f -c "$DIR/r.conf" -s "$DIR/r.ctl" -P "$DIR/r.pid"
 start gw gw-bird bird -f -c configs/bgp/bird.conf -s "$DIR/gw.ctl" -P "$DIR/gw.pid"
+BIRD=$PID
 
 world() { service web 203.0.113.80 2001:db8:cafe::80 80 TCP "$@"; }
 world 11 | objects world
@@ -81,3 +83,29 @@ began=$(now_ms)
 stop "$GATEWAY"
 eventually 3 are "$own"
 figure "stopped, it loses them after $(($(now_ms) - began)) ms"
+
+# The same by FRR: with a backend, without, and with one again.
+stop "$BIRD"
+eventually 15 are ''
+chmod 711 "$DIR" # they run as a user of their own
+install -d -o frr -g frr "$DIR/frr"
+cp configs/bgp/frr.conf "$DIR/frr/bgpd.conf"
+touch "$DIR/frr/zebra.conf"
+frr() {
+    start gw "gw-$1" "$FRR/$1" -f "$DIR/frr/$1.conf" -z "$DIR/frr/zebra.sock" --vty_socket "$DIR/frr" -P 0 -i "$DIR/frr/$1.pid" --log stdout
+    eventually 5 [ -s "$DIR/frr/$1.pid" ]
+}
+frr zebra
+frr bgpd
+start_gateway
+eventually 15 are "$both"
+for url in http://203.0.113.80/ 'http://[2001:db8:cafe::80]/'; do
+    [ "$(fetch c1 "$url")" = b1 ] || fail "no answer from $url by the route that FRR told of"
+done
+began=$(now_ms)
+world | objects world
+eventually 5 are "$own"
+figure "by FRR the route of a service without a backend is gone after $(($(now_ms) - began)) ms"
+world 11 | objects world
+eventually 5 are "$both"
+[ "$(fetch c1 http://203.0.113.80/)" = b1 ] || fail "no answer once FRR tells of the route again"
