@@ -240,7 +240,7 @@ fn check_v6(src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), DropReason> {
 }
 
 /// Are these addresses such that nobody needs to look at them twice? Of the others, some may be on a wire all the same.
-#[inline]
+#[inline(always)]
 pub(crate) fn everyday(key: &FlowKey) -> bool {
     let plain = |ip: Ipv6Addr| {
         let first = if key.v4 { ip.octets()[12] } else { ip.octets()[0] };

@@ -9,7 +9,7 @@ use crate::parse::{ETHERNET, Headers, ICMP, ICMPV6, Kind, Quoted, SCTP, TCP, UDP
 
 /// What translating a packet of `from` into `to` does to its checksums: of the IPv4 header, and of the transport.
 /// Computed once a flow; the complement undoes it, so it serves the replies too.
-#[inline]
+#[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "takes addresses apart on purpose")]
 pub fn deltas(from: &FlowKey, to: &FlowKey) -> (Delta, Delta) {
     // Added up in full width, and folded at the end.

@@ -18,6 +18,9 @@ use sluice_core::tables::record::*;
 use sluice_core::tables::service::Match;
 use sluice_core::verdict::{Action, WorkerId};
 
+/// Peer sets around the borders of what a row holds in its words.
+const SETS: [u32; 12] = [0, 1, 62, 63, 64, 126, 127, 128, 129, 190, 191, 4000];
+
 /// A prefix from a small world, so that they nest and collide: few values in each byte, all lengths.
 fn prefix() -> impl Strategy<Value = Prefix> {
     let v4 = (prop::array::uniform4(prop::sample::select(vec![0, 1, 10, 128, 255])), 0..=32_u8)
@@ -104,11 +107,18 @@ proptest! {
     /// The first entry whose set has the peer decides, in the range of the port, else in that of any protocol.
     #[test]
     fn policy_agrees_with_reading_the_rules(
-        cuts in prop::collection::btree_set((prop::sample::select(vec![6_u16, 17, 256]), 0..60_u16), 0..12),
-        entries in prop::collection::vec((prop::sample::select(vec![0, 1, 127, 128, 4000, u32::MAX]), any::<bool>()), 24),
-        sets in prop::collection::btree_set(prop::sample::select(vec![0, 1, 127, 128, 129, 4000]), 0..6),
+        // Up to more than are looked at one by one, in ranges and in entries of one.
+        cuts in prop::collection::btree_set((prop::sample::select(vec![6_u16, 17, 256]), 0..60_u16), 0..90),
+        entries in prop::collection::vec((prop::sample::select(SETS.to_vec()), any::<bool>()), 0..200),
+        everybody in prop::option::of(any::<Index>()),
+        sets in prop::collection::btree_set(prop::sample::select(SETS.to_vec()), 0..10),
         default_deny in any::<bool>(),
     ) {
+        let mut entries = entries;
+        if let Some(at) = everybody.filter(|_| !entries.is_empty()) {
+            let at = at.index(entries.len());
+            entries[at].0 = u32::MAX;
+        }
         let ranges = ranges(&cuts, &entries);
         let class = PolicyClass { default_deny, audit: false, ranges: ranges.clone() };
         let peer_sets: Vec<PeerSetId> = sets.iter().map(|set| PeerSetId(*set)).collect();
@@ -210,10 +220,11 @@ fn ranges(cuts: &std::collections::BTreeSet<(u16, u16)>, entries: &[(u32, bool)]
     for (n, (proto, first)) in cuts.iter().enumerate() {
         let next = cuts.get(n + 1).filter(|(p, _)| p == proto).map_or(65535, |(_, next)| next - 1);
         let last = if n % 3 == 2 { *first } else { next };
-        let entries = entries[n * 2..n * 2 + 2].iter().zip(1..).map(|((set, allow), m)| PolicyEntry {
+        let (from, count) = (n * 5 % (entries.len() + 1), [2, 1, 3, 4, 7, 0, 5, 33, 100][n % 9]);
+        let entries = entries[from..].iter().take(count).zip(1..).map(|((set, allow), m)| PolicyEntry {
             peers: PeerSetId(*set),
             action: if *allow { Action::Allow } else { Action::Deny },
-            rule: RuleId(n as u32 * 10 + m),
+            rule: RuleId(n as u32 * 1000 + m),
         });
         ranges.push(PortRange { proto: *proto, first: *first, last, entries: entries.collect() });
     }

@@ -317,15 +317,7 @@ impl<S: EventSink> Turn<'_, S> {
         let side = usize::from(flow.is_reply());
         let mut entry = self.state.flows.entry(flow)?;
         let adjacency = self.tables.routing.way(entry.hot.hop(flow.is_reply()))?;
-        if glance.len > adjacency.mtu {
-            return None;
-        }
-        // A tag that comes or goes moves the frame in its buffer; that is not ordinary.
-        if glance.vlan | adjacency.vlan != 0
-            && (glance.vlan == 0
-                || adjacency.vlan == 0
-                || !knows_vlan(self.tables, &mut self.tag, (packet.port, glance.vlan)))
-        {
+        if !fits(self.tables, &mut self.tag, packet.port, glance, adjacency) {
             return None;
         }
         let len = packet.len();
@@ -367,16 +359,52 @@ impl<S: EventSink> Turn<'_, S> {
         Some(port)
     }
 
-    /// The same for the packet that opened the flow.
+    /// The same for the packet that opened the flow: what the flow's words are was taken from it.
+    #[inline(always)]
     pub(crate) fn first_of(
         &mut self,
         packet: &mut Packet<'_>,
         glance: &Glance,
         flow: FlowRef,
     ) -> Option<PortId> {
-        let state = self.state.flows.hot(flow).tcp();
-        self.short_way(packet, &glance.of(flow, state))
+        if S::EVERY_PACKET || !glance.ordinary {
+            return None;
+        }
+        let mut entry = self.state.flows.entry(flow)?;
+        let adjacency = self.tables.routing.way(entry.hot.hop(false))?;
+        if entry.hot.is(DNS | WRAPPED | ODD)
+            || !fits(self.tables, &mut self.tag, packet.port, glance, adjacency)
+        {
+            return None;
+        }
+        let len = packet.len();
+        let frame: &mut [u8; FRAME] = packet.head_mut()?;
+        let ip: &mut Ip = frame[start_of(glance.vlan)..].first_chunk_mut()?;
+        if glance.v4 {
+            (entry.hot.sides[0][1], _) = entry.hot.counted_v4(0, len);
+            leave_v4(ip, entry.hot, 0, glance);
+        } else {
+            entry.count_v6(0, len);
+            leave_v6(ip, &entry, 0, glance);
+        }
+        link(frame, adjacency);
+        Some(adjacency.port)
     }
+}
+
+/// Is the packet small enough for this way, and does it keep its tag or stay without? A tag that comes or goes moves the frame
+/// in its buffer; that is not ordinary.
+#[inline(always)]
+fn fits(
+    tables: &Tables,
+    known: &mut (PortId, u16),
+    port: PortId,
+    glance: &Glance,
+    adjacency: &Adjacency,
+) -> bool {
+    glance.len <= adjacency.mtu
+        && (glance.vlan | adjacency.vlan == 0
+            || (glance.vlan != 0 && adjacency.vlan != 0 && knows_vlan(tables, known, (port, glance.vlan))))
 }
 
 /// The protocol, which is a part of what is expected.

@@ -119,6 +119,7 @@ impl<'t> Stranger<'t> {
     fn asks_for(&mut self, tables: &'t Tables) {
         let key = &self.key;
         self.source = tables.ipcache.lookup(key.src, key.v4);
+        prefetch(self.source);
         self.guarded = tables.guarded.contains(key.src, key.v4);
         self.usual &=
             !tables.routing.is_local(key.src, key.v4) && !tables.services.is_frontend_address(key.src);
@@ -134,6 +135,7 @@ impl<'t> Stranger<'t> {
 
     #[inline(always)]
     fn finds_its_slot(&mut self, tables: &Tables) {
+        self.source.prefetch_far();
         if let Some((_, service)) = self.service {
             let sticky = service.record.affinity_seconds > 0;
             self.hash = tables.services.hash(&self.key, sticky);

@@ -10,27 +10,26 @@
 //! its timeout.
 
 mod entry;
+mod insert;
 mod sweep;
+mod waiting;
 
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::Ipv6Addr;
 
 use hashbrown::HashMap;
 
-use super::flow::{self, Cold, Hot, Keys, LIVE, ODD, REPLIED, TRANSLATED, V4};
-use super::tcp::TcpState;
-use crate::checksum::Delta;
+use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, V4};
 use crate::flow_key::FlowKey;
 use crate::intrinsics::{Seed, hash, hash_v4, hash_v6, matching, prefetch};
-use crate::parse::{TCP, everyday};
-use crate::rewrite;
+use crate::parse::TCP;
 use crate::time::Now;
 
 use entry::arrives_v6;
 pub(crate) use entry::{Entry, differ};
 pub use sweep::SWEEP_SECONDS;
+use waiting::Waiting;
 
 /// Distinct frontends and NAT addresses that flows of one worker may refer to.
 const MAX_ADDRESSES: usize = u16::MAX as usize;
@@ -125,7 +124,7 @@ pub struct FlowTable {
     addresses: Vec<[u64; 2]>,
     /// The number of each of them.
     numbers: HashMap<[u64; 2], u16, ahash::RandomState>,
-    half_open: VecDeque<u32>,
+    half_open: Waiting,
     cursor: u32,
     swept: Now,
 }
@@ -152,7 +151,7 @@ impl FlowTable {
                 MAX_ADDRESSES,
                 ahash::RandomState::with_seeds(seed.0[0], seed.0[1], seed.0[2], seed.0[3]),
             ),
-            half_open: touched(u32::MAX, (flows / 4).clamp(16, 1 << 20)),
+            half_open: Waiting::new((flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),
         }
@@ -196,6 +195,7 @@ impl FlowTable {
         scale(place.0[1], self.buckets.len() as u64)
     }
 
+    #[inline(always)]
     fn both(&self, place: &Place) -> [u32; 2] {
         [self.first(place), self.second(place)]
     }
@@ -277,11 +277,16 @@ impl FlowTable {
     }
 
     /// The flow of this key, which may lie there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find_at(&self, key: &FlowKey, place: &Place) -> Option<FlowRef> {
+        if self.has_alike(place) { self.search(key, place) } else { None }
+    }
+
+    /// Is there a key with this one's tag where it may lie?
+    #[inline(always)]
+    fn has_alike(&self, place: &Place) -> bool {
         let [first, second] = self.both(place).map(|bucket| &self.buckets[bucket as usize].tags);
-        let alike = matching(first, place.tag()) | matching(second, place.tag());
-        if alike == 0 { None } else { self.search(key, place) }
+        matching(first, place.tag()) | matching(second, place.tag()) != 0
     }
 
     pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
@@ -368,108 +373,11 @@ impl FlowTable {
         }
     }
 
-    /// Remember a flow under both its keys. What follows from them is filled in here.
-    pub fn insert(&mut self, new: &NewFlow, now: Now) -> Result<FlowRef, InsertError> {
-        let places = [self.place(&new.keys.original), self.place(&new.keys.translated.reverse())];
-        self.insert_at(new, &places, now)
-    }
-
-    /// The same for who knows the places of both keys. (Part of its callers, so that no flow is put together in one place to
-    /// be copied to another.)
-    #[inline(always)]
-    pub(crate) fn insert_at(
-        &mut self,
-        new: &NewFlow,
-        places: &[Place; 2],
-        now: Now,
-    ) -> Result<FlowRef, InsertError> {
-        let reply = new.keys.translated.reverse();
-        if self.find_at(&reply, &places[1]).is_some() {
-            return Err(InsertError::Collision);
-        }
-        let mut hot = new.hot;
-        self.fill(&mut hot, &new.keys).ok_or(InsertError::Full)?;
-        let index = self.allocate().ok_or(InsertError::Full)?;
-        hot.flags |= LIVE;
-        hot.seen = now.seconds();
-        self.hot[index as usize] = hot;
-        self.cold[index as usize] = new.cold;
-        self.cold[index as usize].created = now.seconds();
-        let linked = self.link(&places[0], FlowRef::new(index, false))
-            && self.link(&places[1], FlowRef::new(index, true));
-        if !linked {
-            self.unlink(&places[0], FlowRef::new(index, false));
-            self.give_back(index);
-            return Err(InsertError::Full);
-        }
-        self.live += 1;
-        if hot.proto != TCP || hot.tcp().half_open() {
-            self.remember_half_open(index);
-        }
-        Ok(FlowRef::new(index, false))
-    }
-
-    /// Everything in the hot line that follows from the keys.
-    #[inline(always)]
-    fn fill(&mut self, hot: &mut Hot, keys: &Keys) -> Option<()> {
-        let (original, reply) = (keys.original, keys.translated.reverse());
-        let v4 = original.v4;
-        hot.flags = if v4 { hot.flags | V4 } else { hot.flags & !V4 };
-        hot.flags = if everyday(&original) && everyday(&reply) { hot.flags & !ODD } else { hot.flags | ODD };
-        hot.proto = original.proto;
-        if hot.proto != TCP {
-            hot.tcp = TcpState::Established as u8;
-        }
-        hot.ports = [flow::ports(original.sport, original.dport), flow::ports(reply.sport, reply.dport)];
-        let translated = hot.is(TRANSLATED);
-        let (ip, l4) =
-            if translated { rewrite::deltas(&original, &keys.translated) } else { Default::default() };
-        let back = |delta: Delta| if translated { delta.reverse() } else { delta };
-        hot.l4_deltas = [l4.0.to_be(), back(l4).0.to_be()];
-        if v4 {
-            hot.sides = [[flow::pair(original.src, original.dst), 0], [flow::pair(reply.src, reply.dst), 0]];
-            hot.other = [(ip + rewrite::HOP).0.to_be(), (back(ip) + rewrite::HOP).0.to_be()];
-        } else {
-            let (a, d) = (flow::halves(original.src), flow::halves(reply.src));
-            hot.sides = [a, d];
-            hot.other = [self.number(original.dst, d)?, self.number(reply.dst, a)?];
-        }
-        Some(())
-    }
-
-    /// The number of an address in the list of those in the middle. The list only grows: it holds frontends and NAT
-    /// addresses, which are few.
-    #[inline(never)]
-    fn number(&mut self, ip: Ipv6Addr, same: [u64; 2]) -> Option<u16> {
-        let halves = flow::halves(ip);
-        if halves == same {
-            return Some(0);
-        }
-        if let Some(number) = self.numbers.get(&halves) {
-            return Some(*number);
-        }
-        let number = u16::try_from(self.addresses.len()).ok().filter(|n| usize::from(*n) < MAX_ADDRESSES)?;
-        self.addresses.push(halves);
-        self.numbers.insert(halves, number);
-        Some(number)
-    }
-
-    fn allocate(&mut self) -> Option<u32> {
-        if let Some(index) = self.free.pop() {
-            return Some(index);
-        }
-        if (self.high as usize) < self.hot.len() {
-            self.high += 1;
-            return Some(self.high - 1);
-        }
-        None
-    }
-
     /// The flow that has waited longest for its other side; the caller removes it. `None`: there is none we know of.
     pub fn longest_half_open(&mut self) -> Option<FlowRef> {
         // Bounded: entries that have become something since are skipped, but not for ever.
         for _ in 0..64 {
-            let index = self.half_open.pop_front()?;
+            let index = self.half_open.take()?;
             let hot = &self.hot[index as usize];
             let waiting = if hot.proto == TCP { hot.tcp().half_open() } else { !hot.is(REPLIED) };
             if hot.is(LIVE) && waiting {
@@ -477,55 +385,6 @@ impl FlowTable {
             }
         }
         None
-    }
-
-    fn remember_half_open(&mut self, index: u32) {
-        // The list is as long as memory was set aside for; the oldest are forgotten, not the newest.
-        if self.half_open.len() == self.half_open.capacity() {
-            self.half_open.pop_front();
-        }
-        self.half_open.push_back(index);
-    }
-
-    /// Put a reference into one of the key's two buckets, moving another key to its second bucket if need be.
-    #[inline(always)]
-    fn link(&mut self, place: &Place, reference: FlowRef) -> bool {
-        let free = |bucket: u32| matching(&self.buckets[bucket as usize].tags, 0).count_ones();
-        let [first, second] = self.both(place);
-        let room = (free(first), free(second));
-        // The first bucket is the one that look-ups have prefetched: prefer it unless it is much fuller.
-        let best = if room.0 + 2 < room.1 || room.0 == 0 { second } else { first };
-        self.put(best, place.tag(), reference) || self.make_room(place, reference)
-    }
-
-    fn put(&mut self, bucket: u32, tag: u16, reference: FlowRef) -> bool {
-        let bucket = &mut self.buckets[bucket as usize];
-        // A tag is never zero but where nothing lies.
-        let lane = matching(&bucket.tags, 0).trailing_zeros() as usize;
-        if lane >= LANES {
-            return false;
-        }
-        bucket.refs[lane] = reference.0;
-        bucket.tags[lane] = tag;
-        true
-    }
-
-    #[cold]
-    fn make_room(&mut self, place: &Place, reference: FlowRef) -> bool {
-        for bucket in self.both(place) {
-            for lane in 0..LANES {
-                let moved = FlowRef(self.buckets[bucket as usize].refs[lane]);
-                let other = self.place(&self.key_of(moved));
-                let [first, second] = self.both(&other);
-                let target = if first == bucket { second } else { first };
-                if target != bucket && self.put(target, other.tag(), moved) {
-                    self.buckets[bucket as usize].refs[lane] = reference.0;
-                    self.buckets[bucket as usize].tags[lane] = place.tag();
-                    return true;
-                }
-            }
-        }
-        false
     }
 
     /// The key under which a reference lies in the index.

@@ -6,88 +6,122 @@ use core::net::Ipv6Addr;
 
 use super::lpm::Lpm;
 use super::record::{ClassId, Identity, IdentitySlot, PeerSetId, Prefix};
+use crate::intrinsics::prefetch;
 
-/// Peer sets below this number are found in the row itself, without another memory access.
-const NEAR: u32 = 128;
+/// Words of membership that are in the row itself, without another memory access.
+const NEAR: usize = 2;
+
+/// The bit that stands for a peer set. The first one stands for everybody.
+pub(super) const fn bit(set: PeerSetId) -> u32 {
+    // `PeerSetId::ANY` is the largest number.
+    set.0.wrapping_add(1)
+}
+
+const _: () = assert!(bit(PeerSetId::ANY) == 0);
+
+/// A bit that no row has.
+pub(super) const NOBODY: u32 = u32::MAX;
 
 /// One identity as the path reads it: one cache line.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[repr(align(64))]
 pub struct Row {
     pub number: u32,
     pub egress: Option<ClassId>,
     pub ingress: Option<ClassId>,
     pub world: bool,
-    /// Bit n: in peer set n.
-    near: [u64; NEAR as usize / 64],
-    far: Far,
+    form: Form,
+    /// The first words of membership, and one that is zero for whoever asks beyond.
+    near: [u64; NEAR + 1],
+    far: Box<[u64]>,
 }
 
-/// Membership in the sets from [`NEAR`] on, in whichever form is smaller; what lies beyond is "no".
-#[derive(Clone, Debug)]
-enum Far {
-    Bits(Box<[u64]>),
-    /// Sorted.
-    List(Box<[u32]>),
+/// How far-away sets are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// There are none, and nothing is in `far`.
+    Near,
+    /// All words are in `far`, and one that is zero.
+    Words,
+    /// The numbers of their bits are in `far`, sorted, because most words would be zero.
+    List,
 }
 
-impl Default for Far {
+const _: () = assert!(size_of::<Row>() == 64);
+
+impl Default for Row {
     fn default() -> Self {
-        Self::List(Box::default())
-    }
-}
-
-impl Far {
-    fn new(sets: &[u32]) -> Self {
-        let words = sets.iter().max().map_or(0, |most| (most - NEAR) as usize / 64 + 1);
-        // Bits are quicker, so they may cost somewhat more; but one high number shall not cost kilobytes.
-        if words > sets.len() * 4 {
-            let mut list = sets.to_vec();
-            list.sort_unstable();
-            return Self::List(list.into());
-        }
-        let mut bits = alloc::vec![0; words];
-        for set in sets {
-            bits[(set - NEAR) as usize / 64] |= 1_u64 << (set % 64);
-        }
-        Self::Bits(bits.into())
-    }
-
-    #[inline]
-    fn contains(&self, set: u32) -> bool {
-        match self {
-            Self::Bits(bits) => {
-                bits.get((set - NEAR) as usize / 64).is_some_and(|word| word >> (set % 64) & 1 != 0)
-            }
-            Self::List(list) => list.binary_search(&set).is_ok(),
-        }
+        Self::new(&Identity::default())
     }
 }
 
 impl Row {
     fn new(identity: &Identity) -> Self {
-        let (near_sets, far_sets): (Vec<u32>, Vec<u32>) =
-            identity.peer_sets.iter().map(|set| set.0).partition(|set| *set < NEAR);
-        let mut near = [0; NEAR as usize / 64];
-        for set in near_sets {
-            near[set as usize / 64] |= 1_u64 << (set % 64);
-        }
-        Self {
-            number: identity.number,
-            egress: identity.egress,
-            ingress: identity.ingress,
-            world: identity.world,
-            near,
-            far: Far::new(&far_sets),
-        }
+        let mut bits: Vec<u32> = identity.peer_sets.iter().map(|set| bit(*set)).chain([0]).collect();
+        bits.retain(|bit| *bit != NOBODY);
+        bits.sort_unstable();
+        let (near_bits, far_bits) = bits.split_at(bits.partition_point(|bit| word(*bit) < NEAR));
+        let mut near = [0; NEAR + 1];
+        set_bits(&mut near, near_bits);
+        let words = bits.last().map_or(0, |last| word(*last) + 1);
+        // Words are quicker, so they may cost somewhat more; but one high number shall not cost kilobytes.
+        let (form, far) = if far_bits.is_empty() {
+            (Form::Near, Vec::new())
+        } else if words > NEAR + far_bits.len() * 4 {
+            (Form::List, far_bits.iter().copied().map(u64::from).collect())
+        } else {
+            let mut all = alloc::vec![0; words + 1];
+            set_bits(&mut all, &bits);
+            (Form::Words, all)
+        };
+        let Identity { number, egress, ingress, world, .. } = *identity;
+        Self { number, egress, ingress, world, form, near, far: far.into() }
     }
 
     #[inline]
     pub fn in_set(&self, set: PeerSetId) -> bool {
-        match self.near.get(set.0 as usize / 64) {
-            Some(word) => word >> (set.0 % 64) & 1 != 0,
-            None => set == PeerSetId::ANY || self.far.contains(set.0),
+        self.which([bit(set)]) != 0
+    }
+
+    /// Which of these bits are set, the first lowest.
+    ///
+    /// From set to set the answer is another, and no CPU could foresee it: nothing here branches on it.
+    #[inline(always)]
+    pub(super) fn which<const N: usize>(&self, bits: [u32; N]) -> u32 {
+        let words = if self.form == Form::Words { &self.far } else { &self.near[..] };
+        let last = words.len().wrapping_sub(1);
+        let mut set = 0;
+        for (bit, n) in bits.into_iter().zip(0..) {
+            let word = words.get(word(bit).min(last));
+            set |= u32::from(word.is_some_and(|word| word >> (bit % 64) & 1 != 0)) << n;
         }
+        if self.form == Form::List { set | self.listed(bits) } else { set }
+    }
+
+    /// The same for bits that are in the list.
+    #[cold]
+    fn listed<const N: usize>(&self, bits: [u32; N]) -> u32 {
+        let is_listed = |bit: u32| self.far.binary_search(&u64::from(bit)).is_ok();
+        bits.into_iter().zip(0..).map(|(bit, n)| u32::from(is_listed(bit)) << n).sum()
+    }
+
+    /// Start fetching what [`Self::which`] will read besides the row.
+    #[inline(always)]
+    pub(crate) fn prefetch_far(&self) {
+        if let Some(word) = self.far.first() {
+            prefetch(word);
+        }
+    }
+}
+
+/// The word that a bit is in.
+const fn word(bit: u32) -> usize {
+    (bit / 64) as usize
+}
+
+fn set_bits(words: &mut [u64], bits: &[u32]) {
+    for bit in bits {
+        words[word(*bit)] |= 1_u64 << (bit % 64);
     }
 }
 
