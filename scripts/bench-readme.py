@@ -57,15 +57,30 @@ def veth_table(report):
         rows.append(
             f"| {r['services']:,} | {r['traffic']} | {r['peer']} | {r['saturated_median'] / 1e6:.3f} | {free} | {over} | {flat} |"
         )
-    for r in report["rows"]:
-        if r["soak"]:
-            seconds, sent, lost = r["soak"]
-            rows.append("")
-            rows.append(
-                f"At half of its rate with {r['services']:,} services, {r['traffic']} flows: {lost:,} of {sent:,} packets "
-                f"lost in {seconds:.0f} s."
-            )
     return rows
+
+
+def soaks(run):
+    """Services, traffic, seconds, packets, lost: Sluice at half of its rate over virtual cables."""
+    reports = lines(run / "soak.jsonl")
+    found = [(r["services"], r["traffic"], *r["soak"]) for report in reports for r in report["rows"] if r["soak"]]
+    return sorted(found, key=lambda soak: (soak[1], soak[0]))
+
+
+def memory(run):
+    """Sentences on what processes had of memory at most."""
+    text = []
+    if (run / "memory.json").exists():
+        m = json.loads((run / "memory.json").read_text())
+        peaks = ", ".join(f"`{name}` {size / 2**20:,.0f} MiB" for name, size in m["peaks"])
+        text += [f"with {m['flows']:,} live flows and {m['services']:,} services (`sluice-bench memory`) {peaks}"]
+    said = (run / "scenarios.txt").read_text() if (run / "scenarios.txt").exists() else ""
+    if found := re.search(r"memory at most: dataplane (\d+) MiB, control (\d+) MiB", said):
+        text += [
+            "when 10,000 services of 10 backends are replaced by as many others (`scripts/e2e/run.sh scale`) "
+            f"`sluice-control` {found[2]} MiB, `sluiced` {found[1]} MiB"
+        ]
+    return text
 
 
 def section(run):
@@ -87,6 +102,11 @@ def section(run):
     if veth.exists() and veth.stat().st_size:
         report = json.loads(veth.read_text())
         text += ["", f"Over virtual cables (`sluice-bench veth`), {report['split']}:", "", *veth_table(report)]
+    if soaks(run):
+        text += ["", "At half of its rate:", "", "| services | traffic | seconds | packets | lost |", "|---|---|---|---|---|"]
+        text += [f"| {n:,} | {traffic} | {s:.0f} | {sent:,} | {lost:,} |" for n, traffic, s, sent, lost in soaks(run)]
+    if memory(run):
+        text += ["", f"Memory of the processes at most: {'; '.join(memory(run))}."]
     text += ["", "<details><summary>Tables (<code>sluice-bench tables</code>)</summary>", ""]
     text += [*tables_table(lines(run / "tables.jsonl")), "", "</details>", ""]
     counts = [line for line in (run / "instructions.txt").read_text().splitlines() if not line.startswith("#")]
@@ -153,7 +173,11 @@ def goals(run):
     yield "one pod added, live on every worker at p99, ms", 5, None, "", added, publish
     held = ns.scenario(r"DNS answers held: .*p99 at most ([0-9.]+)")
     yield "DNS answer held at p99, µs", 200, 100_000, "Cilium", held, names
-    yield "ns for ring access, all four rings", 2, 5, "xsk-rs, estimated", None, "`scripts/bench-xsk.sh` (instructions only)"
+    rings = ns.table("ring access, all four rings, bursts of 64")
+    yield "ring access, all four rings", 2, 5, "xsk-rs, estimated", rings, tables
+    for services, traffic, seconds, sent, lost in soaks(run):
+        what = f"packets lost of {sent:,} in {seconds:.0f} s at half of the rate, {traffic} flows, {services:,} services"
+        yield what, 0, None, "", lost, "`veth --two-cores --soak 60`"
 
 
 def figure(value):

@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Tables(TablesArgs),
     /// The gateway and its peers over virtual cables, in turn, on the same cores
     Veth(VethArgs),
+    /// What the gateway's processes have of memory at most, with as many live flows as it has place for
+    Memory(MemoryArgs),
     /// Throughput, latency, frame loss and longest burst of a device between two interfaces
     Rfc2544(Rfc2544Args),
     /// Send traffic by an interface, and count what comes out of another
@@ -220,6 +222,25 @@ pub(crate) struct VethArgs {
     /// Give AF_XDP peers their driver's receiving half on the generator's core, as with a NIC's queue on another core
     #[arg(long)]
     pub two_cores: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct MemoryArgs {
+    /// Flows that there is place for, and that are opened
+    #[arg(long, default_value_t = 1_000_000)]
+    pub flows: u32,
+    #[arg(long, default_value_t = 1000)]
+    pub services: u32,
+    /// New flows a second
+    #[arg(long, default_value_t = 100_000.0)]
+    pub rate: f64,
+    #[arg(long, default_value_t = 0)]
+    pub generator_core: usize,
+    #[arg(long, default_value_t = 1)]
+    pub gateway_core: usize,
     /// One JSON object instead of text
     #[arg(long)]
     pub json: bool,

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         args::Command::Count(args) => count::run(&args),
         args::Command::Tables(args) => tables::run(&args),
         args::Command::Veth(args) => wire::veth::run(&args),
+        args::Command::Memory(args) => wire::memory::run(&args),
         args::Command::Rfc2544(args) => wire::rfc2544::run(&args),
         args::Command::Blast(args) => wire::blast::run(&args),
         args::Command::Sink(args) => wire::sink::run(&args),

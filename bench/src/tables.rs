@@ -4,6 +4,7 @@
 //! beforehand; where the path would prefetch, so does the bench, in bursts of 64.
 
 mod flows;
+mod rings;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
@@ -51,6 +52,7 @@ pub(crate) fn run(args: &TablesArgs) -> anyhow::Result<()> {
     bench.maglev()?;
     bench.services()?;
     bench.next_hop()?;
+    rings::run(&bench)?;
     bench.publish()
 }
 

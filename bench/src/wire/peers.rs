@@ -17,6 +17,21 @@ use crate::args::Peer;
 /// machine its share of time takes cores away for 10 and 20 ms.
 pub(crate) const RING: u32 = 16_384;
 
+/// How much a gateway has place for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// `workers.ring` and `flows.max`.
+    pub ring: u32,
+    pub flows: u32,
+}
+
+impl Room {
+    /// For what trials ask of it.
+    pub(crate) const TRIALS: Self = Self { ring: RING, flows: 4_000_000 };
+    /// What a gateway has if its file does not say.
+    pub(crate) const DEFAULT: Self = Self { ring: 2048, flows: 1_000_000 };
+}
+
 /// A peer at work in its lane.
 #[derive(Debug)]
 pub(crate) struct Gateway {
@@ -25,14 +40,21 @@ pub(crate) struct Gateway {
     pub ready_seconds: f64,
     children: Vec<Child>,
     folder: Option<PathBuf>,
+    room: Room,
     // Last: what runs in it goes first.
     pub lane: Lane,
 }
 
 impl Gateway {
-    pub(crate) fn start(peer: Peer, number: usize, services: u32, core: usize) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        peer: Peer,
+        number: usize,
+        services: u32,
+        core: usize,
+        room: Room,
+    ) -> anyhow::Result<Self> {
         let lane = Lane::build(number, peer.name())?;
-        let mut gateway = Self { peer, ready_seconds: 0.0, children: Vec::new(), folder: None, lane };
+        let mut gateway = Self { peer, ready_seconds: 0.0, children: Vec::new(), folder: None, room, lane };
         let (seconds, made) = crate::clock::time(|| gateway.make(services, core));
         made.with_context(|| format!("cannot set up {}", peer.name()))?;
         gateway.ready_seconds = seconds / 1e9;
@@ -124,10 +146,11 @@ impl Gateway {
 
     fn config(&self, folder: &str, core: usize) -> String {
         let Lane { front, back, gateway, .. } = &self.lane;
+        let Room { ring, flows } = self.room;
         format!(
             "apiVersion: sluice.dev/v1\nkind: Gateway\nmetadata: {{name: {gateway}}}\nspec:\n  node: bench\n  \
              objects: {{files: [{folder}/objects/]}}\n  interfaces:\n    - {{name: {front}}}\n    - {{name: {back}}}\n  \
-             workers: {{cores: [{core}], ring: {RING}}}\n  guard: {{prefixes: [{SERVERS}], onFailure: drop}}\n  services: {{bpf-lb-external-clusterip: true}}\n  flows: {{max: 4000000}}\n  \
+             workers: {{cores: [{core}], ring: {ring}}}\n  guard: {{prefixes: [{SERVERS}], onFailure: drop}}\n  services: {{bpf-lb-external-clusterip: true}}\n  flows: {{max: {flows}}}\n  \
              api: {{socket: {folder}/control.sock, metrics: \"127.0.0.1:9965\"}}\n"
         )
     }
@@ -145,6 +168,35 @@ impl Gateway {
         self.wait_for("done with its Maglev rows", |status| {
             status.pointer("/dataplane/tables/maglev_rows_pending").is_some_and(|rows| rows == 0)
         })
+    }
+
+    /// What the gateway says of itself.
+    pub(crate) fn status(&self) -> anyhow::Result<Value> {
+        let folder = self.folder.as_deref().context("a gateway without a folder")?;
+        let mut ask = Command::new(sluice()?);
+        let asked =
+            ask.args(["status", "-o", "json", "--socket"]).arg(folder.join("control.sock")).output()?;
+        serde_json::from_slice(&asked.stdout).context("no status")
+    }
+
+    /// Of each process that the gateway is made of: its name, and the most memory that it ever had, in bytes.
+    pub(crate) fn peaks(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let above = self.children.last().context("a gateway without processes")?.id().to_string();
+        let processes = fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+        let of = |status: &str, key: &str| {
+            status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()))
+        };
+        let peak = |status: String| {
+            let id = of(&status, "Pid:")?;
+            let ours = id == above || of(&status, "PPid:")? == above;
+            let peak = of(&status, "VmHWM:")?.trim_end_matches(" kB").parse::<u64>().ok()?;
+            ours.then_some((of(&status, "Name:")?, peak << 10))
+        };
+        let mut peaks: Vec<_> = processes.filter_map(peak).collect();
+        peaks.sort_unstable();
+        Ok(peaks)
     }
 
     /// Ask the gateway for its status until it is as wanted.

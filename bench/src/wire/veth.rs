@@ -10,16 +10,17 @@ use serde::Serialize;
 
 use super::lab::{FRONT_MAC, Lane};
 use super::order::Order;
-use super::peers::Gateway;
+use super::peers::{Gateway, Room};
 use super::rules;
 use super::trial::{Outcome, Remote};
 use crate::args::{Flows, Peer, VethArgs};
 use crate::clock::{max, median, min};
+use crate::machine::{self, Machine};
 use crate::stop::{self, Stop};
 
 /// Where clients are; a flow more is an address more, then a port more.
-const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
-const ADDRESSES: u32 = 1 << 20;
+pub(crate) const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
+pub(crate) const ADDRESSES: u32 = 1 << 20;
 
 /// One line of the result: a peer with so many services and such traffic.
 #[derive(Debug, Serialize)]
@@ -43,6 +44,7 @@ struct Row {
 
 #[derive(Debug, Serialize)]
 struct Report {
+    machine: Machine,
     split: &'static str,
     seconds: f64,
     rounds: usize,
@@ -53,6 +55,7 @@ struct Report {
 
 pub(crate) fn run(args: &VethArgs) -> anyhow::Result<()> {
     let stop = stop::on_signals()?;
+    let machine = machine::here();
     ensure!(std::thread::available_parallelism()?.get() >= 2, "two cores are needed: one for each side");
     let _room = ConntrackRoom::make();
     // Who is started from here on keeps off the gateway's core, unless it is the gateway: an operator's box does the same.
@@ -66,7 +69,7 @@ pub(crate) fn run(args: &VethArgs) -> anyhow::Result<()> {
         }
     }
     let rows = measure(args, &stop, &mut contenders)?;
-    print(args, rows)
+    print(args, rows, machine)
 }
 
 /// A peer in its lane, and trials at the lane's ends.
@@ -134,7 +137,7 @@ fn measure(args: &VethArgs, stop: &Stop, contenders: &mut [Contender]) -> anyhow
 
 impl Contender {
     fn build(args: &VethArgs, number: usize, peer: Peer, services: u32) -> anyhow::Result<Self> {
-        let gateway = Gateway::start(peer, number, services, args.gateway_core)?;
+        let gateway = Gateway::start(peer, number, services, args.gateway_core, Room::TRIALS)?;
         let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
         let beside_generator = args.two_cores && peer.is_af_xdp();
         let core = if beside_generator { args.generator_core } else { args.gateway_core };
@@ -233,7 +236,7 @@ fn say(text: &str) {
 }
 
 #[expect(clippy::print_stdout, reason = "a command line tool")]
-fn print(args: &VethArgs, rows: Vec<Row>) -> anyhow::Result<()> {
+fn print(args: &VethArgs, rows: Vec<Row>, machine: Machine) -> anyhow::Result<()> {
     let split = if args.two_cores {
         "generator, sink and, for AF_XDP, the receiving half of the driver on one core; the gateway on the other"
     } else {
@@ -241,7 +244,10 @@ fn print(args: &VethArgs, rows: Vec<Row>) -> anyhow::Result<()> {
     };
     if args.json {
         let (seconds, rounds, flows, frame_size) = (args.seconds, args.rounds, args.flows, args.frame_size);
-        println!("{}", serde_json::to_string(&Report { split, seconds, rounds, flows, frame_size, rows })?);
+        println!(
+            "{}",
+            serde_json::to_string(&Report { machine, split, seconds, rounds, flows, frame_size, rows })?
+        );
         return Ok(());
     }
     println!("{split}; frames of {} bytes, {} rounds of {} s", args.frame_size, args.rounds, args.seconds);

@@ -11,6 +11,7 @@ use sluice_run::io::{Burst, Frame, PacketIo, Packets};
 pub use crate::buffers::BUFFER;
 use crate::buffers::{Buffers, LARGE};
 use crate::memory::Mapping;
+use crate::rehearsal::{self, Player};
 use crate::socket::{Copy, Sizes, Socket, Statistics, Target};
 use crate::sys::{self, Descriptor, UmemReg};
 
@@ -146,6 +147,35 @@ impl XskIo {
         Ok(self.attached())
     }
 
+    /// Devices that are played: the rings of each are memory, with somebody of ours at the kernel's end. Nothing needs to be woken, as
+    /// with a driver that polls.
+    pub fn rehearse(devices: usize, ring: u32) -> io::Result<(Self, Vec<Player>)> {
+        let mut io = Self::open(Config { devices: Vec::new(), ring, huge_pages: true, busy_poll: 0 })?;
+        io.buffers = Buffers::new(ring as usize * 4 * devices + 1024, LARGE_BUFFERS);
+        (io.memory, io.huge) = Mapping::buffers(io.buffers.bytes(), true)?;
+        let mut players = Vec::new();
+        for index in 0..devices {
+            let (socket, player) = rehearsal::socket(io.sizes())?;
+            let device = Device { name: format!("played-{index}"), queue: 0, zero_copy: true };
+            io.slots.push(Slot {
+                device,
+                socket: Some(socket),
+                gathering: None,
+                sent: 0,
+                send_failed: 0,
+                large_lost: 0,
+            });
+            io.fill(index);
+            players.push(player);
+        }
+        Ok((io, players))
+    }
+
+    fn sizes(&self) -> Sizes {
+        let ring = self.config.ring;
+        Sizes { rx: ring, tx: ring, fill: ring * 2, completion: ring }
+    }
+
     fn open_socket(&mut self, index: usize) -> io::Result<()> {
         let slot = &self.slots[index];
         let interface = sys::interface_index(&slot.device.name).ok_or_else(|| {
@@ -168,9 +198,7 @@ impl XskIo {
             flags: 0,
             tx_metadata_len: 0,
         };
-        let ring = self.config.ring;
-        let sizes = Sizes { rx: ring, tx: ring, fill: ring * 2, completion: ring };
-        let socket = Socket::open(target, shared.is_none().then_some(&memory), sizes)?;
+        let socket = Socket::open(target, shared.is_none().then_some(&memory), self.sizes())?;
         self.slots[index].socket = Some(socket);
         self.fill(index);
         Ok(())

@@ -23,6 +23,7 @@ mod socket;
 mod sys;
 
 pub mod io;
+pub mod rehearsal;
 
 pub use memory::advise_huge;
 pub use packet::LinkSocket;

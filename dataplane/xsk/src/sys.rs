@@ -73,6 +73,17 @@ pub(crate) fn xdp_socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Memory that can be mapped twice, as a socket's rings are; of this size.
+pub(crate) fn memory_file(len: usize) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a string that lives for ever; a new descriptor or -1 comes back.
+    let fd = unsafe { libc::memfd_create(c"sluice-rings".as_ptr(), libc::MFD_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    std::fs::File::from(fd.try_clone()?).set_len(len as u64)?;
+    Ok(fd)
+}
+
 /// `setsockopt` with a plain value.
 pub(crate) fn set<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
