@@ -300,6 +300,12 @@ fn backends_answer_directly_where_mode_or_annotation_say_so() {
     let reached = reach(&edge);
     assert!(reached.iter().any(|(_, reach)| *reach == Reach::Here), "{reached:?}");
     assert!(reached.iter().any(|(_, reach)| *reach == Reach::By([192, 0, 2, 9].into())), "{reached:?}");
+    // Flows by Geneve outlive the mode, but for those to another node where tunnels are of plain IP.
+    let by = Reach::By([192, 0, 2, 9].into());
+    for (mode, dispatch, told) in [("dnat", "opt", true), ("snat", "geneve", true), ("dsr", "ipip", false)] {
+        let later = reach(&Edge::with(&plain, with(mode, dispatch)));
+        assert_eq!(later.iter().any(|(_, reach)| *reach == by), told, "{mode} {dispatch}");
+    }
     let mut moved = edge;
     let far =
         NodeObject { name: "far".to_owned(), labels: Vec::new(), addresses: vec![[192, 0, 2, 10].into()] };

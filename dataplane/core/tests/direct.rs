@@ -261,6 +261,58 @@ fn a_node_takes_tunnels_for_the_backends_on_it() {
 }
 
 #[test]
+fn flows_keep_their_way_when_new_ones_go_another_and_in_another_process() {
+    let ways = [Forwarding::Dnat, Forwarding::Snat].into_iter().chain(ALL.map(Forwarding::Dsr));
+    let node = |forwarding, service: &mut Service| {
+        service.forwarding = forwarding;
+        // As control tells it: the node, but for tunnels of plain IP.
+        let v4 = service.backends[0].ip.is_ipv4();
+        let end = Reach::By(ip(if v4 { "10.244.0.12" } else { "2001:db8:2::12" }));
+        let told = forwarding != Forwarding::Dsr(Dispatch::Ipip);
+        service.backends[0].reach = if told { end } else { Reach::Itself };
+    };
+    let snat = vec![ip("192.0.2.2"), ip("2001:db8:1::2")];
+    for (old, v4) in ways.clone().flat_map(|way| [(way, true), (way, false)]) {
+        for new in
+            ways.clone().filter(|new| (old, *new) != (Forwarding::Dsr(ALL[1]), Forwarding::Dsr(ALL[2])))
+        {
+            let mut first = lab(Dispatch::Option, |service| node(old, service));
+            let settings = Settings { snat_addresses: snat.clone(), ..first.tables.settings.clone() };
+            first.change(&[Change::Settings(settings.clone())]);
+            let key = first.client_to_service(v4, 40000);
+            let (fate, opening) = first.send(0, &first.tcp(key, SYN));
+            assert_eq!(fate, OUT, "{old:?}");
+            // What comes back, if it does by us.
+            let server =
+                matches!(old, Forwarding::Dnat | Forwarding::Snat).then(|| first.key_of(&opening).reverse());
+            let (_, wanted) = first.send(0, &first.tcp(key, ACK));
+            let records: Vec<_> =
+                first.state.flows.iter_from(0).map(|(_, flow)| first.state.export(flow, Now(0))).collect();
+            // The tables change under the flows, or are those of the next process.
+            let mut next = lab(Dispatch::Option, |service| node(new, service));
+            next.change(&[Change::Settings(settings)]);
+            for record in &records {
+                next.state.import(record, Now(0)).unwrap();
+            }
+            set(&mut first, Dispatch::Option, |service| node(new, service));
+            for lab in [&mut first, &mut next] {
+                let (fate, frame) = lab.send(0, &lab.tcp(key, ACK));
+                assert_eq!((fate, &frame), (OUT, &wanted), "{old:?} when it is {new:?}");
+                if let Some(server) = server {
+                    let (fate, frame) = lab.send(1, &lab.tcp(server, ACK));
+                    assert_eq!(
+                        (fate, lab.key_of(&frame)),
+                        (BACK, key.reverse()),
+                        "{old:?} when it is {new:?}"
+                    );
+                }
+                assert_eq!(lab.state.counters.dropped(), 0);
+            }
+        }
+    }
+}
+
+#[test]
 fn tunnels_come_from_a_source_for_each_flow_where_there_is_a_prefix_for_them() {
     let mut lab = lab(Dispatch::Ipip, |_| ());
     let settings = Settings {

@@ -72,13 +72,14 @@ impl Asked<'_> {
         found.into_iter().map(entry).unzip()
     }
 
-    /// Who is told if the backend is to answer directly: Geneve ends at its node, all else at the backend.
+    /// Who is told if the backend is to answer directly: Geneve ends at its node, all else at the backend. Also where new
+    /// flows go another way, there may be some by Geneve from before.
     fn reach(&self, node: &str, v4: bool, forwarding: Forwarding) -> Reach {
-        let Forwarding::Dsr(dispatch) = forwarding else { return Reach::Itself };
-        if !node.is_empty() && node == self.options.node {
+        let direct = matches!(forwarding, Forwarding::Dsr(_));
+        if direct && !node.is_empty() && node == self.options.node {
             return Reach::Here;
         }
-        let end = self.objects.nodes.get(node).filter(|_| dispatch == Dispatch::Geneve);
+        let end = self.objects.nodes.get(node).filter(|_| forwarding != Forwarding::Dsr(Dispatch::Ipip));
         let of_family = |node: &NodeObject| node.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
         end.and_then(of_family).map_or(Reach::Itself, Reach::By)
     }

@@ -217,7 +217,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
         }
         let how = self.way_back(key, backend, service.record.forwarding);
         let end = match how {
-            Forwarding::Dsr(dispatch) => end_of(backend, dispatch),
+            Forwarding::Dsr(dispatch) => end_of(backend, dispatch, how),
             Forwarding::Dnat | Forwarding::Snat => to.dst,
         };
         Ok(Some(Choice { service: id, backend: backend.id, how, end }))

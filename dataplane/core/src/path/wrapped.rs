@@ -15,7 +15,7 @@ use crate::state::conntrack::{FlowRef, FlowTable};
 use crate::state::flow::WRAPPED;
 use crate::tables::Tables;
 use crate::tables::nexthop::Hop;
-use crate::tables::record::{Backend, Dispatch, NextHop, Reach};
+use crate::tables::record::{Backend, Dispatch, Forwarding, NextHop, Reach};
 use crate::verdict::{DropReason, Fate};
 use crate::wrap::{self, Ends};
 
@@ -140,10 +140,10 @@ impl<S: EventSink> Turn<'_, S> {
         flow: FlowRef,
         dispatch: Dispatch,
     ) -> Result<Way, Fate> {
-        let Some(backend) = backend_of(self.tables, &self.state.flows, flow) else {
+        let Some((backend, forwarding)) = backend_of(self.tables, &self.state.flows, flow) else {
             return Err(self.refuse(&headers.key, Some(headers), DropReason::NoBackend));
         };
-        let (to, end) = (served(self.tables, &self.state.flows, flow), end_of(backend, dispatch));
+        let (to, end) = (served(self.tables, &self.state.flows, flow), end_of(backend, dispatch, forwarding));
         let hash = self.state.flows.place(&self.state.flows.leaves_as(flow)).hash();
         let (tables, v4) = (self.tables, to.v4);
         let hop = match tables.routing.route(end, v4, hash) {
@@ -175,22 +175,29 @@ impl<S: EventSink> Turn<'_, S> {
 #[expect(clippy::cast_possible_truncation, reason = "14")]
 const TUNNELLED: u16 = ETHERNET as u16;
 
-/// Who is sent the packets for this backend.
-pub(crate) const fn end_of(backend: &Backend, dispatch: Dispatch) -> core::net::Ipv6Addr {
+/// Who is sent the packets for this backend. A flow keeps its way when new ones of the service go another: what is in the
+/// backend's place for tunnels of plain IP is so only while these are the service's.
+pub(crate) fn end_of(backend: &Backend, dispatch: Dispatch, forwarding: Forwarding) -> core::net::Ipv6Addr {
     match (backend.reach, dispatch) {
-        (Reach::By(end), Dispatch::Geneve | Dispatch::Ipip) => mapped(end),
+        (Reach::By(end), Dispatch::Geneve) => mapped(end),
+        (Reach::By(end), Dispatch::Ipip) if forwarding == Forwarding::Dsr(dispatch) => mapped(end),
         (Reach::By(_) | Reach::Itself | Reach::Here, _) => mapped(backend.ip),
     }
 }
 
-fn backend_of<'t>(tables: &'t Tables, flows: &FlowTable, flow: FlowRef) -> Option<&'t Backend> {
+fn backend_of<'t>(tables: &'t Tables, flows: &FlowTable, flow: FlowRef) -> Option<(&'t Backend, Forwarding)> {
     let (service, backend) = flows.cold(flow).service();
-    tables.services.service(service)?.backend(backend)
+    let service = tables.services.service(service)?;
+    Some((service.backend(backend)?, service.record.forwarding))
 }
 
 /// What the packets of a flow are once they are at its server, whether we or others turn them into it.
 pub(crate) fn served(tables: &Tables, flows: &FlowTable, flow: FlowRef) -> FlowKey {
     let translated = flows.keys(flow).translated;
     let told = flows.hot(flow).is(WRAPPED).then(|| backend_of(tables, flows, flow)).flatten();
-    told.map_or(translated, |backend| FlowKey { dst: mapped(backend.ip), dport: backend.port, ..translated })
+    told.map_or(translated, |(backend, _)| FlowKey {
+        dst: mapped(backend.ip),
+        dport: backend.port,
+        ..translated
+    })
 }
