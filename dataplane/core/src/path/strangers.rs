@@ -76,7 +76,6 @@ pub(crate) fn foresee<'t>(
         tables.services.prefetch(&key);
         tables.services.prefetch_address(key.src);
         tables.ipcache.prefetch(key.src, key.v4);
-        tables.routing.prefetch(key.src, key.v4);
         strangers.push(Stranger {
             glance: work,
             key,

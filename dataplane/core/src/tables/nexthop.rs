@@ -7,6 +7,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use super::lpm::Lpm;
 use super::record::{NextHop, Port, Prefix, Route};
 use super::service::reduce;
+use crate::emit::mapped;
 use crate::packet::PortId;
 use crate::verdict::NextHopId;
 
@@ -54,6 +55,8 @@ pub struct Routing {
     adjacencies: Vec<Adjacency>,
     /// Routes as [`Coded`] numbers, so that most need no second look.
     routes: Lpm,
+    /// Which addresses may be the kernel's.
+    local: Local,
     several: Vec<Several>,
     free: Vec<u16>,
     /// Ports by device and VLAN, sorted.
@@ -62,6 +65,50 @@ pub struct Routing {
 
 /// Each way with the sum of the weights up to and with it.
 type Several = Box<[(u32, NextHopId)]>;
+
+/// What nearly every address is told by that it is not the kernel's: how many of those have a hash.
+#[derive(Clone, Debug)]
+struct Local {
+    hosts: Box<[u32; HASHES]>,
+    /// Prefixes that are no single addresses; they may hold anything.
+    wide: u32,
+}
+
+const HASHES: usize = 4096;
+
+impl Default for Local {
+    fn default() -> Self {
+        Self { hosts: Box::new([0; HASHES]), wide: 0 }
+    }
+}
+
+impl Local {
+    #[inline(always)]
+    fn may_hold(&self, ip: Ipv6Addr) -> bool {
+        self.wide | self.hosts[hash(ip)] != 0
+    }
+
+    fn counter(&mut self, prefix: Prefix) -> &mut u32 {
+        let whole = if prefix.addr.is_ipv4() { 32 } else { 128 };
+        if prefix.len < whole { &mut self.wide } else { &mut self.hosts[hash(mapped(prefix.addr))] }
+    }
+
+    fn add(&mut self, prefix: Prefix) {
+        *self.counter(prefix) += 1;
+    }
+
+    fn take(&mut self, prefix: Prefix) {
+        *self.counter(prefix) -= 1;
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "folds 128 bits into twelve")]
+fn hash(ip: Ipv6Addr) -> usize {
+    let bits = ip.to_bits();
+    let folded = ((bits >> 64) as u64 ^ bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (folded >> 52) as usize % HASHES
+}
 
 /// A route as the 24-bit number that the prefix table holds: what it is, and one id.
 #[derive(Clone, Copy)]
@@ -135,8 +182,13 @@ impl Routing {
     }
 
     /// Is this an address of the kernel's?
-    #[inline]
+    #[inline(always)]
     pub fn is_local(&self, ip: Ipv6Addr, v4: bool) -> bool {
+        self.local.may_hold(ip) && self.is_routed_here(ip, v4)
+    }
+
+    #[inline(never)]
+    fn is_routed_here(&self, ip: Ipv6Addr, v4: bool) -> bool {
         matches!(self.routes.lookup(ip, v4).map(Coded::of), Some(Coded::Local))
     }
 
@@ -240,6 +292,12 @@ impl Routing {
             }
             None => self.routes.remove(prefix),
         };
+        let was_local = matches!(old.map(Coded::of), Some(Coded::Local));
+        match (was_local, matches!(route, Some(Route::Local))) {
+            (false, true) => self.local.add(prefix),
+            (true, false) => self.local.take(prefix),
+            (true, true) | (false, false) => {}
+        }
         if let Some(Coded::Several(index)) = old.map(Coded::of) {
             self.several[usize::from(index)] = Box::default();
             self.free.push(index);
@@ -317,5 +375,31 @@ mod tests {
         let first = (0..4000_u32).filter(|n| routing.route(ip, true, n * 77_777) == Hop::Via(NextHopId(1)));
         let first = first.count();
         assert!((2900..3100).contains(&first), "{first} of 4000 by the way of weight 3 of 4");
+    }
+
+    #[test]
+    fn addresses_of_the_kernels_are_told_from_others_as_long_as_they_are_there() {
+        let mut routing = Routing::default();
+        let prefix = |addr: &str, len| Prefix { addr: addr.parse().unwrap(), len };
+        let local = |routing: &Routing, ip: &str| {
+            let ip: IpAddr = ip.parse().unwrap();
+            routing.is_local(mapped(ip), ip.is_ipv4())
+        };
+        let way = Route::Via(vec![(NextHopId(1), 1)]);
+        routing.set_route(prefix("0.0.0.0", 0), Some(&way));
+        routing.set_route(prefix("192.0.2.1", 32), Some(&Route::Local));
+        routing.set_route(prefix("2001:db8::1", 128), Some(&Route::Local));
+        assert!(local(&routing, "192.0.2.1") && local(&routing, "2001:db8::1"));
+        assert!(!local(&routing, "192.0.2.2") && !local(&routing, "2001:db8::2"));
+        // All that is in a prefix, but for what goes elsewhere all the same.
+        routing.set_route(prefix("198.51.100.0", 24), Some(&Route::Local));
+        routing.set_route(prefix("198.51.100.7", 32), Some(&way));
+        assert!(local(&routing, "198.51.100.1") && !local(&routing, "198.51.100.7"));
+        // Said twice is said once, and what becomes another way is no longer ours.
+        routing.set_route(prefix("192.0.2.1", 32), Some(&Route::Local));
+        routing.set_route(prefix("192.0.2.1", 32), Some(&way));
+        routing.set_route(prefix("198.51.100.0", 24), None);
+        assert!(!local(&routing, "192.0.2.1") && !local(&routing, "198.51.100.1"));
+        assert!(routing.local.wide == 0 && routing.local.hosts.iter().sum::<u32>() == 1);
     }
 }

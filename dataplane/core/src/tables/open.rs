@@ -87,6 +87,7 @@ impl<K: Key, V: Held> Open<K, V> {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.used == 0
     }

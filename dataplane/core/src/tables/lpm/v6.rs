@@ -1,4 +1,5 @@
-//! IPv6: a hash table for each of six anchor lengths, longest first, and a trie for the lengths between two anchors.
+//! IPv6: a hash table for each of six anchor lengths, longest first, and a trie for the lengths between two anchors. All but
+//! the first ask for no more than half an address, so that a key and what it holds are a quarter of a line.
 //!
 //! Most prefixes are as long as an anchor (/128 hosts, /64 links, /48 sites, /32 providers): they cost one memory access.
 //! An entry exists for an anchor's key as soon as any prefix lies below it; what is longer than the anchor and shorter
@@ -11,91 +12,126 @@ use arrayvec::ArrayVec;
 
 use crate::tables::open::{Held, Key, Open, fold};
 
-/// Longest first; the last one holds everything.
-const ANCHORS: [u8; 6] = [128, 64, 48, 32, 16, 0];
+/// Longest first; the last one holds everything. Hosts (/128) are apart: only their keys need all of an address.
+const ANCHORS: [u8; 5] = [64, 48, 32, 16, 0];
+const HOST: u8 = 128;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct V6 {
-    classes: [Class; ANCHORS.len()],
+    hosts: Class<Halves>,
+    networks: [Class<u64>; ANCHORS.len()],
 }
 
-impl Default for V6 {
-    fn default() -> Self {
-        Self { classes: ANCHORS.map(Class::new) }
-    }
+/// The mask of an anchor, and what of an address lies behind it as far as the next one, from the top.
+const fn mask(anchor: u8) -> u64 {
+    if anchor == 0 { 0 } else { u64::MAX << (64 - anchor) }
 }
 
-const fn mask(len: u8) -> u128 {
-    if len == 0 { 0 } else { u128::MAX << (128 - len) }
+#[inline(always)]
+const fn behind((high, low): Halves, anchor: u8) -> u64 {
+    if anchor == 64 { low } else { high << anchor }
 }
 
 impl V6 {
     #[inline(never)]
     pub(super) fn lookup(&self, ip: u128) -> Option<u32> {
-        self.classes.iter().filter(|class| !class.keys.is_empty()).find_map(|class| class.lookup(ip))
+        let ip = halves(ip);
+        if let Some(host) = self.hosts.keys.find(ip) {
+            return host.value.checked_sub(1);
+        }
+        for (class, anchor) in self.networks.iter().zip(ANCHORS) {
+            if let Some(entry) = class.keys.find(ip.0 & mask(anchor))
+                && let Some(value) = class.under(entry, behind(ip, anchor))
+            {
+                return Some(value);
+            }
+        }
+        None
     }
 
     #[inline(never)]
     pub(super) fn prefetch(&self, ip: u128) {
-        for class in &self.classes {
+        let ip = halves(ip);
+        if !self.hosts.keys.is_small() {
+            self.hosts.keys.prefetch(ip);
+        }
+        for (class, anchor) in self.networks.iter().zip(ANCHORS) {
             if !class.keys.is_small() {
-                class.keys.prefetch(halves(ip & mask(class.anchor)));
+                class.keys.prefetch(ip.0 & mask(anchor));
             }
         }
     }
 
     pub(super) fn get(&self, ip: u128, len: u8) -> Option<u32> {
-        self.classes[class_of(len)].get(ip & mask(len), len)
+        let ip = halves(ip);
+        if len == HOST {
+            return self.hosts.get(ip, 0, 0);
+        }
+        let (n, anchor) = class_of(len);
+        self.networks[n].get(ip.0 & mask(anchor), behind(ip, anchor), len - anchor)
     }
 
     pub(super) fn insert(&mut self, ip: u128, len: u8, value: u32) -> Option<u32> {
-        self.classes[class_of(len)].insert(ip & mask(len), len, value)
+        let ip = halves(ip);
+        if len == HOST {
+            return self.hosts.insert(ip, 0, 0, value);
+        }
+        let (n, anchor) = class_of(len);
+        self.networks[n].insert(ip.0 & mask(anchor), behind(ip, anchor), len - anchor, value)
     }
 
     pub(super) fn remove(&mut self, ip: u128, len: u8) -> Option<u32> {
-        self.classes[class_of(len)].remove(ip & mask(len), len)
+        let ip = halves(ip);
+        if len == HOST {
+            return self.hosts.remove(ip, 0, 0);
+        }
+        let (n, anchor) = class_of(len);
+        self.networks[n].remove(ip.0 & mask(anchor), behind(ip, anchor), len - anchor)
     }
 }
 
-fn class_of(len: u8) -> usize {
-    ANCHORS.iter().position(|anchor| *anchor <= len).unwrap_or(ANCHORS.len() - 1)
+fn class_of(len: u8) -> (usize, u8) {
+    let n = ANCHORS.iter().position(|anchor| *anchor <= len).unwrap_or(ANCHORS.len() - 1);
+    (n, ANCHORS[n])
 }
 
 /// The prefixes from one anchor up to the next.
 #[derive(Clone, Debug)]
-struct Class {
-    anchor: u8,
-    keys: Open<Halves, Entry>,
+struct Class<K> {
+    keys: Open<K, Entry>,
     trie: Trie,
 }
 
-impl Class {
-    fn new(anchor: u8) -> Self {
-        Self { anchor, keys: Open::default(), trie: Trie::default() }
+impl<K> Default for Class<K> {
+    fn default() -> Self {
+        Self { keys: Open::default(), trie: Trie::default() }
     }
+}
 
-    #[inline]
-    fn lookup(&self, ip: u128) -> Option<u32> {
-        let entry = self.keys.find(halves(ip & mask(self.anchor)))?;
+/// In these, `rest` is what follows the anchor, and `len` how much longer than the anchor the prefix is.
+impl<K: Key> Class<K> {
+    /// What of an entry holds an address that goes on like this.
+    #[inline(always)]
+    fn under(&self, entry: &Entry, rest: u64) -> Option<u32> {
         if entry.root != 0
-            && let Some(value) = self.trie.lookup(entry.root, ip << self.anchor)
+            && let Some(value) = self.trie.lookup(entry.root, rest)
         {
             return Some(value);
         }
         entry.value.checked_sub(1)
     }
 
-    fn get(&self, ip: u128, len: u8) -> Option<u32> {
-        let entry = self.keys.find(halves(ip & mask(self.anchor)))?;
-        if len == self.anchor {
+    fn get(&self, key: K, rest: u64, len: u8) -> Option<u32> {
+        let entry = self.keys.find(key)?;
+        if len == 0 {
             return entry.value.checked_sub(1);
         }
-        (entry.root != 0).then(|| self.trie.get(entry.root, ip << self.anchor, len - self.anchor))?
+        (entry.root != 0).then(|| self.trie.get(entry.root, rest, len))?
     }
 
-    fn insert(&mut self, ip: u128, len: u8, value: u32) -> Option<u32> {
-        let entry = self.keys.make(halves(ip & mask(self.anchor)));
-        if len == self.anchor {
+    fn insert(&mut self, key: K, rest: u64, len: u8, value: u32) -> Option<u32> {
+        let entry = self.keys.make(key);
+        if len == 0 {
             let old = entry.value.checked_sub(1);
             entry.value = value + 1;
             return old;
@@ -104,18 +140,17 @@ impl Class {
             entry.root = self.trie.nodes.allocate(1);
         }
         let root = entry.root;
-        self.trie.insert(root, ip << self.anchor, len - self.anchor, value)
+        self.trie.insert(root, rest, len, value)
     }
 
-    fn remove(&mut self, ip: u128, len: u8) -> Option<u32> {
-        let key = halves(ip & mask(self.anchor));
+    fn remove(&mut self, key: K, rest: u64, len: u8) -> Option<u32> {
         let entry = self.keys.find_mut(key)?;
-        let old = if len == self.anchor {
+        let old = if len == 0 {
             let old = entry.value.checked_sub(1);
             entry.value = 0;
             old
         } else if entry.root != 0 {
-            let (old, empty) = self.trie.remove(entry.root, ip << self.anchor, len - self.anchor);
+            let (old, empty) = self.trie.remove(entry.root, rest, len);
             if empty {
                 self.trie.nodes.release(entry.root, 1);
                 entry.root = 0;
@@ -147,7 +182,7 @@ impl Held for Entry {
     }
 }
 
-/// The key's upper and lower half; anchors up to /64 have zeros below.
+/// An address's upper and lower half.
 type Halves = (u64, u64);
 
 #[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
@@ -159,6 +194,13 @@ impl Key for Halves {
     #[inline]
     fn mixed(self) -> u64 {
         fold(self.0, self.1)
+    }
+}
+
+impl Key for u64 {
+    #[inline]
+    fn mixed(self) -> u64 {
+        fold(self, 0)
     }
 }
 
@@ -196,12 +238,12 @@ const fn below(bits: u64, at: u32) -> u32 {
 }
 
 /// The next six bits.
-const fn step(rest: u128) -> u32 {
-    (rest >> (128 - STRIDE)) as u32
+const fn step(rest: u64) -> u32 {
+    (rest >> (64 - STRIDE)) as u32
 }
 
 /// Where a prefix of `len < STRIDE` more bits ends.
-const fn end(rest: u128, len: u8) -> u32 {
+const fn end(rest: u64, len: u8) -> u32 {
     (1 << len) - 1 + (step(rest) >> (STRIDE - len))
 }
 
@@ -213,7 +255,7 @@ struct Trie {
 
 impl Trie {
     #[inline]
-    fn lookup(&self, root: u32, mut rest: u128) -> Option<u32> {
+    fn lookup(&self, root: u32, mut rest: u64) -> Option<u32> {
         let mut node = &self.nodes.items[root as usize];
         let mut best = None;
         loop {
@@ -230,7 +272,7 @@ impl Trie {
         }
     }
 
-    fn get(&self, root: u32, mut rest: u128, mut len: u8) -> Option<u32> {
+    fn get(&self, root: u32, mut rest: u64, mut len: u8) -> Option<u32> {
         let mut node = &self.nodes.items[root as usize];
         while len >= STRIDE {
             let slot = step(rest);
@@ -244,7 +286,7 @@ impl Trie {
         (node.ends >> end & 1 != 0).then(|| self.values.items[(node.values + below(node.ends, end)) as usize])
     }
 
-    fn insert(&mut self, root: u32, mut rest: u128, mut len: u8, value: u32) -> Option<u32> {
+    fn insert(&mut self, root: u32, mut rest: u64, mut len: u8, value: u32) -> Option<u32> {
         let mut at = root as usize;
         while len >= STRIDE {
             at = self.child(at, step(rest));
@@ -276,8 +318,8 @@ impl Trie {
     }
 
     /// What was there, and whether the root holds nothing any more.
-    fn remove(&mut self, root: u32, mut rest: u128, mut len: u8) -> (Option<u32>, bool) {
-        let mut way: ArrayVec<(usize, u32), 22> = ArrayVec::new();
+    fn remove(&mut self, root: u32, mut rest: u64, mut len: u8) -> (Option<u32>, bool) {
+        let mut way: ArrayVec<(usize, u32), 11> = ArrayVec::new();
         let mut at = root as usize;
         while len >= STRIDE {
             let (node, slot) = (&self.nodes.items[at], step(rest));
@@ -374,7 +416,8 @@ mod tests {
         let prefixes: Vec<(u128, u8)> = (0..2000_u32)
             .map(|n| {
                 let len = u8::try_from(n % 129).unwrap();
-                (u128::from(n.wrapping_mul(0x9e37_79b1)).rotate_left(96 - n % 90) & mask(len), len)
+                let host = u128::MAX.checked_shr(u32::from(len)).unwrap_or(0);
+                (u128::from(n.wrapping_mul(0x9e37_79b1)).rotate_left(96 - n % 90) & !host, len)
             })
             .collect();
         let mut sizes = Vec::new();
@@ -385,11 +428,13 @@ mod tests {
             for (ip, len) in &prefixes {
                 table.remove(*ip, *len);
             }
-            let room = |class: &Class| {
+            let room = |class: &Class<u64>| {
                 assert!(class.keys.is_empty());
                 (class.keys.room(), class.trie.nodes.items.len(), class.trie.values.items.len())
             };
-            sizes.push(table.classes.iter().map(room).collect::<Vec<_>>());
+            assert!(table.hosts.keys.is_empty());
+            let hosts = (table.hosts.keys.room(), 0, 0);
+            sizes.push(table.networks.iter().map(room).chain([hosts]).collect::<Vec<_>>());
         }
         assert_eq!(sizes[1], sizes[0]);
         assert_eq!(sizes[2], sizes[0]);
