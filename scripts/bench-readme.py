@@ -176,7 +176,7 @@ def goals(run):
     rings = ns.table("ring access, all four rings, bursts of 64")
     yield "ring access, all four rings", 2, 5, "xsk-rs, estimated", rings, tables
     for services, traffic, seconds, sent, lost in soaks(run):
-        what = f"packets lost of {sent:,} in {seconds:.0f} s at half of the rate, {traffic} flows, {services:,} services"
+        what = f"packets lost of {sent:,} in {seconds:.0f} s at half of the rate, {traffic} flows, services: {services:,}"
         yield what, 0, None, "", lost, "`veth --two-cores --soak 60`"
 
 
