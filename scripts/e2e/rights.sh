@@ -25,12 +25,17 @@ grep -q '^LimitMEMLOCK=infinity' configs/systemd/sluiced.service || fail "the un
 # A machine that lets nobody raise the limit gets the capability that passes it by.
 raise='prlimit --memlock=unlimited'
 $raise true 2>/dev/null || { raise=; wanted=$wanted,+ipc_lock; }
-start gw dataplane $raise setpriv --bounding-set "-all,$wanted" --inh-caps=-all --regid "$nogroup" --clear-groups --no-new-privs "$BIN/sluiced" --settings "$DIR/dataplane.json"
+# LimitNICE=-10 is what prlimit calls 30.
+urgent='prlimit --nice=30'
+$urgent true 2>/dev/null || { urgent=; wanted=$wanted,+sys_nice; }
+start gw dataplane $urgent $raise setpriv --bounding-set "-all,$wanted" --inh-caps=-all --regid "$nogroup" --clear-groups --no-new-privs "$BIN/sluiced" --settings "$DIR/dataplane.json"
+DATAPLANE=$PID
 start gw control setpriv --bounding-set=-all --inh-caps=-all --reuid "$nobody" --regid "$nogroup" --clear-groups --no-new-privs "$BIN/sluice-control" --config "$DIR/gateway.yaml"
 CONTROL=$PID
 eventually 10 ready
 [ "$(sed -n 's/^CapEff:\s*//p' /proc/$CONTROL/status)" = 0000000000000000 ] || fail "control has capabilities"
 [ "$(fetch c1 http://203.0.113.80/)" = b1 ] || fail "no answer through the gateway"
+[ "$(ps -L -o ni=,comm= -p "$DATAPLANE" | awk '$2 ~ /^worker-/ {print $1}')" = -10 ] || fail "the worker is no more urgent than others"
 [ "$(status '[.dataplane.devices[].mode] | join(" ")')" = 'native native' ] || fail "not attached in the driver"
 # A device that is made anew needs the same rights once more.
 ip -n "$LAB-gw" link delete eth1

@@ -200,6 +200,7 @@ fn the_units_allow_what_the_daemons_need_and_no_more() {
         assert!(families.split(' ').any(|allowed| allowed == family), "{family}");
     }
     assert_eq!(value(&dataplane, "LimitMEMLOCK"), "infinity");
+    assert_eq!(value(&dataplane, "LimitNICE"), "-10", "workers could not be more urgent than others");
     let capabilities = value(&dataplane, "CapabilityBoundingSet");
     let needed = ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_NET_RAW"];
     assert_eq!(capabilities.split(' ').collect::<Vec<_>>(), needed);
