@@ -87,6 +87,10 @@ impl<K: Key, V: Held> Open<K, V> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.used
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.used == 0

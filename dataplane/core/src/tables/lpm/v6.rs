@@ -1,5 +1,6 @@
 //! IPv6: a hash table for each of six anchor lengths, longest first, and a trie for the lengths between two anchors. All but
-//! the first ask for no more than half an address, so that a key and what it holds are a quarter of a line.
+//! the first ask for no more than half an address, so that a key and what it holds are a quarter of a line. A lookup begins
+//! in the middle: a site (/48) says whether there is anything longer in it, so that most addresses ask for one or two keys.
 //!
 //! Most prefixes are as long as an anchor (/128 hosts, /64 links, /48 sites, /32 providers): they cost one memory access.
 //! An entry exists for an anchor's key as soon as any prefix lies below it; what is longer than the anchor and shorter
@@ -9,17 +10,32 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
+use hashbrown::HashMap;
 
+use super::{Hashing, hashing};
 use crate::tables::open::{Held, Key, Open, fold};
 
 /// Longest first; the last one holds everything. Hosts (/128) are apart: only their keys need all of an address.
 const ANCHORS: [u8; 5] = [64, 48, 32, 16, 0];
 const HOST: u8 = 128;
 
-#[derive(Clone, Debug, Default)]
+/// The anchor that a lookup begins with, and its place: what is longer is asked for only where there is something longer.
+const SITE: u8 = 48;
+const SITES: usize = 1;
+
+#[derive(Clone, Debug)]
 pub(super) struct V6 {
     hosts: Class<Halves>,
     networks: [Class<u64>; ANCHORS.len()],
+    /// How many keys of hosts and of /64s each site has: those with any say so in their entry.
+    below: HashMap<u64, u32, Hashing>,
+}
+
+impl Default for V6 {
+    fn default() -> Self {
+        let below = HashMap::with_hasher(hashing());
+        Self { hosts: Class::default(), networks: Default::default(), below }
+    }
 }
 
 /// The mask of an anchor, and what of an address lies behind it as far as the next one, from the top.
@@ -36,17 +52,26 @@ impl V6 {
     #[inline(never)]
     pub(super) fn lookup(&self, ip: u128) -> Option<u32> {
         let ip = halves(ip);
-        if let Some(host) = self.hosts.keys.find(ip) {
-            return host.value.checked_sub(1);
-        }
-        for (class, anchor) in self.networks.iter().zip(ANCHORS) {
-            if let Some(entry) = class.keys.find(ip.0 & mask(anchor))
-                && let Some(value) = class.under(entry, behind(ip, anchor))
+        if let Some(site) = self.networks[SITES].keys.find(ip.0 & mask(SITE)) {
+            if site.value & LONGER != 0
+                && let Some(value) = self.longer(ip)
             {
                 return Some(value);
             }
+            if let Some(value) = self.networks[SITES].under(site, behind(ip, SITE)) {
+                return Some(value);
+            }
         }
-        None
+        self.networks.iter().zip(ANCHORS).skip(SITES + 1).find_map(|(class, anchor)| class.lookup(ip, anchor))
+    }
+
+    /// What is longer than a site.
+    #[inline(always)]
+    fn longer(&self, ip: Halves) -> Option<u32> {
+        match self.hosts.keys.find(ip) {
+            Some(host) => host.own(),
+            None => self.networks[0].lookup(ip, ANCHORS[0]),
+        }
     }
 
     #[inline(never)]
@@ -72,21 +97,54 @@ impl V6 {
     }
 
     pub(super) fn insert(&mut self, ip: u128, len: u8, value: u32) -> Option<u32> {
-        let ip = halves(ip);
-        if len == HOST {
-            return self.hosts.insert(ip, 0, 0, value);
-        }
-        let (n, anchor) = class_of(len);
-        self.networks[n].insert(ip.0 & mask(anchor), behind(ip, anchor), len - anchor, value)
+        let (ip, before) = (halves(ip), self.keys_below());
+        let old = if len == HOST {
+            self.hosts.insert(ip, 0, 0, value)
+        } else {
+            let (n, anchor) = class_of(len);
+            self.networks[n].insert(ip.0 & mask(anchor), behind(ip, anchor), len - anchor, value)
+        };
+        self.tell_site(ip, before);
+        old
     }
 
     pub(super) fn remove(&mut self, ip: u128, len: u8) -> Option<u32> {
-        let ip = halves(ip);
-        if len == HOST {
-            return self.hosts.remove(ip, 0, 0);
+        let (ip, before) = (halves(ip), self.keys_below());
+        let old = if len == HOST {
+            self.hosts.remove(ip, 0, 0)
+        } else {
+            let (n, anchor) = class_of(len);
+            self.networks[n].remove(ip.0 & mask(anchor), behind(ip, anchor), len - anchor)
+        };
+        self.tell_site(ip, before);
+        old
+    }
+
+    fn keys_below(&self) -> usize {
+        self.hosts.keys.len() + self.networks[0].keys.len()
+    }
+
+    /// A key below this address's site may have come or gone.
+    fn tell_site(&mut self, ip: Halves, before: usize) {
+        let (now, key) = (self.keys_below(), ip.0 & mask(SITE));
+        let sites = &mut self.networks[SITES].keys;
+        if now > before {
+            *self.below.entry(key).or_insert(0) += 1;
+            sites.make(key).value |= LONGER;
+        } else if now < before
+            && let Some(count) = self.below.get_mut(&key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.below.remove(&key);
+                if let Some(site) = sites.find_mut(key) {
+                    site.value &= !LONGER;
+                    if site.is_nothing() {
+                        sites.remove(key);
+                    }
+                }
+            }
         }
-        let (n, anchor) = class_of(len);
-        self.networks[n].remove(ip.0 & mask(anchor), behind(ip, anchor), len - anchor)
     }
 }
 
@@ -108,6 +166,13 @@ impl<K> Default for Class<K> {
     }
 }
 
+impl Class<u64> {
+    #[inline(always)]
+    fn lookup(&self, ip: Halves, anchor: u8) -> Option<u32> {
+        self.under(self.keys.find(ip.0 & mask(anchor))?, behind(ip, anchor))
+    }
+}
+
 /// In these, `rest` is what follows the anchor, and `len` how much longer than the anchor the prefix is.
 impl<K: Key> Class<K> {
     /// What of an entry holds an address that goes on like this.
@@ -118,13 +183,13 @@ impl<K: Key> Class<K> {
         {
             return Some(value);
         }
-        entry.value.checked_sub(1)
+        entry.own()
     }
 
     fn get(&self, key: K, rest: u64, len: u8) -> Option<u32> {
         let entry = self.keys.find(key)?;
         if len == 0 {
-            return entry.value.checked_sub(1);
+            return entry.own();
         }
         (entry.root != 0).then(|| self.trie.get(entry.root, rest, len))?
     }
@@ -132,8 +197,8 @@ impl<K: Key> Class<K> {
     fn insert(&mut self, key: K, rest: u64, len: u8, value: u32) -> Option<u32> {
         let entry = self.keys.make(key);
         if len == 0 {
-            let old = entry.value.checked_sub(1);
-            entry.value = value + 1;
+            let old = entry.own();
+            entry.value = entry.value & LONGER | (value + 1);
             return old;
         }
         if entry.root == 0 {
@@ -146,8 +211,8 @@ impl<K: Key> Class<K> {
     fn remove(&mut self, key: K, rest: u64, len: u8) -> Option<u32> {
         let entry = self.keys.find_mut(key)?;
         let old = if len == 0 {
-            let old = entry.value.checked_sub(1);
-            entry.value = 0;
+            let old = entry.own();
+            entry.value &= LONGER;
             old
         } else if entry.root != 0 {
             let (old, empty) = self.trie.remove(entry.root, rest, len);
@@ -169,10 +234,21 @@ impl<K: Key> Class<K> {
 /// What lies at one anchor's key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    /// Of the prefix that is as long as the anchor, plus one.
+    /// Of the prefix that is as long as the anchor, plus one; and [`LONGER`].
     value: u32,
     /// Of the trie with what is longer; 0: none.
     root: u32,
+}
+
+/// There is a longer key below this site.
+const LONGER: u32 = 1 << 31;
+
+impl Entry {
+    /// What the prefix that is as long as the anchor has.
+    #[inline(always)]
+    const fn own(&self) -> Option<u32> {
+        (self.value & !LONGER).checked_sub(1)
+    }
 }
 
 impl Held for Entry {
@@ -432,7 +508,7 @@ mod tests {
                 assert!(class.keys.is_empty());
                 (class.keys.room(), class.trie.nodes.items.len(), class.trie.values.items.len())
             };
-            assert!(table.hosts.keys.is_empty());
+            assert!(table.hosts.keys.is_empty() && table.below.is_empty());
             let hosts = (table.hosts.keys.room(), 0, 0);
             sizes.push(table.networks.iter().map(room).chain([hosts]).collect::<Vec<_>>());
         }
