@@ -179,6 +179,7 @@ fn pressure(dataplane: &Value, families: &mut Vec<Family>) {
         ("flows", "flows", "flows_max"),
         ("fragments", "fragments", "fragments_max"),
         ("hold", "hold_now", "hold_max"),
+        ("rows", "rows_waiting", "hold_max"),
         ("events", "events_waiting", "events_max"),
         ("dns_answers", "dns_waiting", "dns_waiting_max"),
     ] {
@@ -243,6 +244,9 @@ fn workers(dataplane: &Value, families: &mut Vec<Family>) {
     ] {
         families.push(Family::counter(name, help).with(&[], sum(field)));
     }
+    let unheard = dataplane["events_unheard"].as_u64().unwrap_or(0);
+    let help = "Events thrown away while no control process was connected.";
+    families.push(Family::counter("sluice_events_unheard", help).with(&[], unheard));
     let rows = dataplane["tables"]["maglev_rows_pending"].as_u64().unwrap_or(0);
     families
         .push(Family::gauge("sluice_maglev_rows_pending", "Maglev rows still to be built.").with(&[], rows));

@@ -210,7 +210,6 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use sluice_core::flow_key::FlowKey;
-    use sluice_core::tables::record::RuleId;
     use sluice_core::time::Now;
 
     use super::*;
@@ -218,24 +217,7 @@ mod tests {
     fn event(kind: EventKind) -> SentEvent {
         let any = "::ffff:192.0.2.1".parse().unwrap();
         let key = FlowKey { src: any, dst: any, sport: 1, dport: 2, proto: 17, v4: true };
-        let event = FlowEvent {
-            at: Now(0),
-            kind,
-            key,
-            translated: key,
-            is_reply: false,
-            audit: false,
-            tcp_flags: 0,
-            icmp_type: 0,
-            source: 0,
-            destination: 0,
-            egress_rule: RuleId(0),
-            ingress_rule: RuleId(0),
-            denied_egress: false,
-            generation: 1,
-            packets: [0, 0],
-            bytes: [0, 0],
-        };
+        let event = FlowEvent::of(Now(0), kind, key, key);
         event.into()
     }
 

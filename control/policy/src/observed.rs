@@ -189,24 +189,7 @@ pub(crate) mod tests {
             proto: 6,
             v4: true,
         };
-        FlowEvent {
-            at: Now(0),
-            kind,
-            key,
-            translated: key,
-            is_reply: false,
-            audit: false,
-            tcp_flags: 2,
-            icmp_type: 0,
-            source: 9,
-            destination: 300,
-            egress_rule: RuleId(0),
-            ingress_rule: RuleId(0),
-            denied_egress: false,
-            generation: 1,
-            packets: [1, 0],
-            bytes: [60, 0],
-        }
+        FlowEvent { tcp_flags: 2, source: 9, destination: 300, ..FlowEvent::of(Now(0), kind, key, key) }
     }
 
     #[test]

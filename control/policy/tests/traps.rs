@@ -8,7 +8,6 @@ use serde_json::json;
 use sluice_core::event::{EventKind, FlowEvent};
 use sluice_core::flow_key::FlowKey;
 use sluice_core::tables::maglev;
-use sluice_core::tables::record::RuleId;
 use sluice_core::time::Now;
 use sluice_core::verdict::DropReason;
 use sluice_policy::config::Options;
@@ -317,24 +316,7 @@ fn trap_14_whether_a_dropped_packet_was_a_reply_is_not_known() {
         proto: 6,
         v4: true,
     };
-    let event = |kind| FlowEvent {
-        at: Now(0),
-        kind,
-        key,
-        translated: key,
-        is_reply: false,
-        audit: false,
-        tcp_flags: 2,
-        icmp_type: 0,
-        source: 9,
-        destination: 300,
-        egress_rule: RuleId(0),
-        ingress_rule: RuleId(0),
-        denied_egress: false,
-        generation: 1,
-        packets: [1, 0],
-        bytes: [60, 0],
-    };
+    let event = |kind| FlowEvent { source: 9, ..FlowEvent::of(Now(0), kind, key, key) };
     let dropped = describe(&event(EventKind::Drop(DropReason::PolicyDenied)), "0", &judge.compiled);
     assert!(dropped["is_reply"].is_null());
     assert_eq!(describe(&event(EventKind::New), "0", &judge.compiled)["is_reply"], false);

@@ -47,6 +47,30 @@ pub struct FlowEvent {
     pub bytes: [u64; 2],
 }
 
+impl FlowEvent {
+    /// One of which nothing else is known.
+    pub const fn of(at: Now, kind: EventKind, key: FlowKey, translated: FlowKey) -> Self {
+        Self {
+            at,
+            kind,
+            key,
+            translated,
+            is_reply: false,
+            audit: false,
+            tcp_flags: 0,
+            icmp_type: 0,
+            source: 0,
+            destination: 0,
+            egress_rule: RuleId(0),
+            ingress_rule: RuleId(0),
+            denied_egress: false,
+            generation: 0,
+            packets: [0; 2],
+            bytes: [0; 2],
+        }
+    }
+}
+
 /// Takes events; must not block. A sink that is full counts what it lost.
 pub trait EventSink {
     /// Ask for an event for every packet (replay, trace). A constant, so that it costs the live path nothing.

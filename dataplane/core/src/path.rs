@@ -35,7 +35,6 @@ use crate::state::conntrack::{FlowRef, FlowTable};
 use crate::state::flow::{AUDIT, Hot};
 use crate::state::tcp::TcpState;
 use crate::tables::Tables;
-use crate::tables::record::RuleId;
 use crate::time::Now;
 use crate::unwrap;
 use crate::verdict::{DropReason, Fate};
@@ -279,24 +278,7 @@ impl<'t, S: EventSink> Turn<'t, S> {
 
     /// An event with what is known of any packet.
     fn event(&self, kind: EventKind, key: &FlowKey, translated: &FlowKey) -> FlowEvent {
-        FlowEvent {
-            at: self.now,
-            kind,
-            key: *key,
-            translated: *translated,
-            is_reply: false,
-            audit: false,
-            tcp_flags: 0,
-            icmp_type: 0,
-            source: 0,
-            destination: 0,
-            egress_rule: RuleId(0),
-            ingress_rule: RuleId(0),
-            denied_egress: false,
-            generation: self.tables.generation,
-            packets: [0; 2],
-            bytes: [0; 2],
-        }
+        FlowEvent { generation: self.tables.generation, ..FlowEvent::of(self.now, kind, *key, *translated) }
     }
 
     /// Tell of a flow, as seen from the direction of `flow`.

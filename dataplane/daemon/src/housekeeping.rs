@@ -88,6 +88,8 @@ pub struct Housekeeping {
     picking_up: bool,
     /// No events came in the last turn.
     quiet: bool,
+    /// Events that were thrown away because there was no control to hear them.
+    unheard: u64,
     chores: learning::Chores,
 }
 
@@ -153,6 +155,7 @@ impl Housekeeping {
             looked_at: Now(0),
             picking_up: true,
             quiet: false,
+            unheard: 0,
             chores: learning::Chores::default(),
             settings,
         };
@@ -396,6 +399,7 @@ impl Housekeeping {
                 let mut status =
                     status::status(seconds, self.generation, &tables, &self.workers, &self.devices);
                 status["announced"] = self.announcer.show().chain(self.lent.show()).collect();
+                status["events_unheard"] = self.unheard.into();
                 status["health"] = self.health.show();
                 status["names"] = self.desk.sit().learning.status();
                 Answer::Status(status.to_string())
@@ -439,7 +443,13 @@ impl Housekeeping {
             }
         }
         self.quiet = events.is_empty();
-        let Some(control) = self.control.as_mut().filter(|_| !events.is_empty()) else { return };
+        let Some(control) = &mut self.control else {
+            self.unheard += events.len() as u64;
+            return;
+        };
+        if events.is_empty() {
+            return;
+        }
         // Before its greeting is answered control expects nothing else.
         if control.is_slow() || !control.is_greeted() {
             control.lost_events += events.len() as u64;

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo};
@@ -35,6 +35,8 @@ use sluice_feed::settings::Interface;
 
 use hops::Hops;
 
+/// How often a list that changes while it is told is asked for.
+const DUMPS: usize = 4;
 const MAIN_TABLE: u8 = 254;
 const LOCAL_TABLE: u8 = 255;
 /// RTNLGRP_*: links, neighbours, and addresses and routes of both families.
@@ -389,9 +391,21 @@ impl Mirror {
         self.questions.send(&bytes, 0).map(drop)
     }
 
+    /// All that there is of a kind. The kernel says when its list changed while it was told: parts of it may be missing then.
     fn dump(&self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        for _ in 1..DUMPS {
+            let (answers, whole) = self.dump_once(question.clone())?;
+            if whole {
+                return Ok(answers);
+            }
+        }
+        // Whatever changes all the time is told of, and read again.
+        self.dump_once(question).map(|(answers, _)| answers)
+    }
+
+    fn dump_once(&self, question: RouteNetlinkMessage) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
         self.send(question, NLM_F_REQUEST | NLM_F_DUMP)?;
-        let mut answers = Vec::new();
+        let (mut answers, mut whole) = (Vec::new(), true);
         loop {
             let mut buffer = Vec::with_capacity(256 << 10);
             self.questions.recv(&mut buffer, 0)?;
@@ -400,9 +414,10 @@ impl Mirror {
                 let message =
                     NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
                 let length = usize::try_from(message.header.length).unwrap_or(0).next_multiple_of(4);
+                whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
                 match message.payload {
                     NetlinkPayload::InnerMessage(answer) => answers.push(answer),
-                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Done(_) => return Ok((answers, whole)),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     _ => {}
                 }

@@ -119,7 +119,7 @@ fn worker(running: &Running) -> Value {
         "nat_exhausted": counters.nat_exhausted,
         "affinity_evicted": counters.affinity_evicted,
         "dropped": drops,
-        "hold_now": held,
+        "hold_now": held[0],
         "hold_overflow": hold_overflow,
         "hold_expired": hold_expired,
         "dns_waiting": dns_waiting,
@@ -144,6 +144,7 @@ fn worker(running: &Running) -> Value {
     let egress: serde_json::Map<String, Value> =
         counters.denied_egress().map(|(reason, count)| (reason.name().to_owned(), json!(count))).collect();
     told["denied_egress"] = egress.into();
+    told["rows_waiting"] = held[1].into();
     told
 }
 

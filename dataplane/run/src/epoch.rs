@@ -187,7 +187,9 @@ impl Publisher {
         if !wanted.is_empty() {
             return (wanted, true);
         }
-        let some: Vec<ServiceId> = services.bare_from(self.next).take(ROWS_A_TURN).collect();
+        // What is built waits until the last worker has let go of the older copy, and does not pile up meanwhile.
+        let most = if self.built.len() < ROWS_TOGETHER { ROWS_A_TURN } else { 0 };
+        let some: Vec<ServiceId> = services.bare_from(self.next).take(most).collect();
         if let Some(last) = some.last() {
             self.next = ServiceId(last.0.saturating_add(1));
         }
@@ -216,9 +218,12 @@ impl Publisher {
         Some(self.show())
     }
 
-    /// Are there rows that are to be built without anybody asking?
+    /// Is there anything to be done for rows that nobody asks for: any to be built, or to be published without a wait?
     pub fn has_rows_to_build(&self) -> bool {
-        self.rows_pending() > 0
+        let current = self.current();
+        let more = || current.services.bare_from(self.next).next().is_some();
+        let free = || Arc::strong_count(&self.standby) == 1;
+        current.services.rows_pending() > 0 && (free() || (self.built.len() < ROWS_TOGETHER && more()))
     }
 
     /// Rows that workers do not see yet.

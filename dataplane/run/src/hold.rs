@@ -10,7 +10,7 @@ use sluice_core::verdict::DropReason;
 
 use crate::io::Frame;
 
-/// Frames kept in all, for one neighbour, and for one row. What comes beyond is dropped: its sender will send again.
+/// Frames kept for neighbours and for rows (so many of each), for one neighbour, and for one row. What comes beyond is dropped: its sender will send again.
 pub const MOST: usize = 256;
 const MOST_EACH: usize = 16;
 const MOST_A_ROW: usize = 128;
@@ -36,6 +36,10 @@ impl Wanted {
             Self::Neighbour { .. } => DropReason::StaleOrUnroutable,
             Self::Row(_) => DropReason::NotReady,
         }
+    }
+
+    const fn is_row(self) -> bool {
+        matches!(self, Self::Row(_))
     }
 
     const fn most(self) -> usize {
@@ -66,12 +70,12 @@ impl Hold {
         let each = self.held.iter().filter(|held| held.wanted == wanted).count();
         let asked = self.asked.iter().position(|(asked, _)| *asked == wanted);
         // A row comes once it is asked for; if nobody waits for it, it came, and is gone again.
-        let again = each == 0 && matches!(wanted, Wanted::Row(_));
+        let again = each == 0 && wanted.is_row();
         let ask = asked.map_or(self.asked.len() < MOST, |_| again);
         if ask && asked.is_none() {
             self.asked.push((wanted, now));
         }
-        if self.held.len() >= MOST || each >= wanted.most() {
+        if self.waiting(wanted.is_row()) >= MOST || each >= wanted.most() {
             return (Err(frame), ask);
         }
         self.held.push(Held { frame, wanted, since: now });
@@ -94,7 +98,12 @@ impl Hold {
 
     /// Does any wait for what comes within microseconds?
     pub fn waits_for_rows(&self) -> bool {
-        self.held.iter().any(|held| matches!(held.wanted, Wanted::Row(_)))
+        self.held.iter().any(|held| held.wanted.is_row())
+    }
+
+    /// How many wait for rows, or for neighbours.
+    pub fn waiting(&self, rows: bool) -> usize {
+        self.held.iter().filter(|held| held.wanted.is_row() == rows).count()
     }
 
     pub fn len(&self) -> usize {

@@ -60,7 +60,8 @@ pub struct Shown {
     pub counters: Counters,
     pub flows: (u32, u32),
     pub fragments: usize,
-    pub held: usize,
+    /// Packets that wait for neighbours, and for rows.
+    pub held: [usize; 2],
     pub hold_overflow: u64,
     pub hold_expired: u64,
     pub handover_overflow: u64,
@@ -424,7 +425,7 @@ impl<Io: PacketIo> Worker<Io> {
             shown.counters.clone_from(&self.state.counters);
             shown.flows = self.state.flows.occupancy();
             shown.fragments = self.state.fragments.len();
-            shown.held = self.hold.len();
+            shown.held = [false, true].map(|rows| self.hold.waiting(rows));
             shown.dns_waiting = self.answers.len();
             shown.dns_waited = self.answers.waited;
         }

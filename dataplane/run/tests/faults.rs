@@ -11,13 +11,17 @@ use gateway::{CLIENTS, Gateway, SERVERS, publisher};
 use sluice_core::checksum;
 use sluice_core::emit::{Frame, mapped};
 use sluice_core::flow_key::FlowKey;
+use sluice_core::packet::PortId;
+use sluice_core::tables::record::ServiceId;
 use sluice_core::time::Now;
 use sluice_core::verdict::DropReason;
 use sluice_policy::compile::Compiled;
 use sluice_policy::{config, objects};
 use sluice_run::epoch::Publisher;
-use sluice_run::hold::Wanted;
+use sluice_run::hold::{Hold, Wanted};
+use sluice_run::io::PacketIo;
 use sluice_run::io::fault::Rates;
+use sluice_run::io::mem::MemIo;
 use sluice_run::io::pcap::read;
 
 fn golden() -> PathBuf {
@@ -107,6 +111,20 @@ fn packets_for_a_neighbour_that_never_answers_are_drops_in_the_end() {
         told += u64::from(event.kind == sluice_core::event::EventKind::Drop(DropReason::StaleOrUnroutable));
     }
     assert_eq!(told, 20, "and each is told");
+}
+
+#[test]
+fn who_waits_for_neighbours_takes_no_room_from_who_waits_for_rows() {
+    let io = &mut MemIo::new(1, 1024);
+    let mut hold = Hold::default();
+    let mut keep = |wanted| {
+        let frame = io.inject(&[0; 60], 0, 0).unwrap();
+        hold.keep(frame, wanted, Now(0)).0.is_ok()
+    };
+    let neighbour = |n: u8| Wanted::Neighbour { port: PortId(0), ip: [10, 0, 0, n].into() };
+    let neighbours = (0..200_u8).flat_map(|n| [neighbour(n); 2]).filter(|wanted| keep(*wanted)).count();
+    let rows = (0..200).flat_map(|n| [Wanted::Row(ServiceId(n)); 2]).filter(|wanted| keep(*wanted)).count();
+    assert_eq!((neighbours, rows), (256, 256));
 }
 
 /// A datagram for a backend whose link takes 1400 bytes.

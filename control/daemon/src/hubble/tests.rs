@@ -141,22 +141,15 @@ fn event(sport: u16, kind: EventKind) -> FlowEvent {
         v4: true,
     };
     FlowEvent {
-        at: Now(0),
-        kind,
-        key,
-        translated: FlowKey { dst: "::ffff:10.244.0.11".parse().unwrap(), dport: 8080, ..key },
-        is_reply: false,
-        audit: false,
         tcp_flags: 2,
-        icmp_type: 0,
         source: 9,
         destination: 300,
-        egress_rule: RuleId(0),
-        ingress_rule: RuleId(0),
-        denied_egress: false,
-        generation: 1,
-        packets: [1, 0],
-        bytes: [60, 0],
+        ..FlowEvent::of(
+            Now(0),
+            kind,
+            key,
+            FlowKey { dst: "::ffff:10.244.0.11".parse().unwrap(), dport: 8080, ..key },
+        )
     }
 }
 

@@ -53,6 +53,8 @@ impl Pieces {
 pub struct Fragments {
     table: HashMap<Datagram, Pieces, Hashing>,
     most: usize,
+    /// How many of them were seen whole.
+    whole: usize,
     /// When a full table was last looked through for what had its time.
     looked: Now,
 }
@@ -67,16 +69,18 @@ impl Fragments {
         Self {
             table: HashMap::with_capacity_and_hasher(most, crate::tables::lpm::hashing()),
             most,
+            whole: 0,
             looked: Now(0),
         }
     }
 
+    /// Those of which something is still to come: the others make room.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() - self.whole
     }
 
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.len() == 0
     }
 
     /// Note a fragment. The first leaves its ports, later ones get them: the key that is given back. One that comes
@@ -97,6 +101,7 @@ impl Fragments {
         if let Some(pieces) = self.table.get(&datagram)
             && (now.0.saturating_sub(pieces.born.0) > LIFETIME || (first && !again && pieces.are_all()))
         {
+            self.whole -= usize::from(pieces.are_all());
             self.table.remove(&datagram);
         }
         if first && !self.table.contains_key(&datagram) {
@@ -113,11 +118,14 @@ impl Fragments {
         if !pieces.poisoned && waited {
             return Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key });
         }
+        let was_whole = pieces.are_all();
         if pieces.poisoned || overlaps || pieces.seen.try_push(place).is_err() {
             pieces.poisoned = true;
+            self.whole -= usize::from(was_whole);
             return Err(DropReason::FragmentRefused);
         }
         pieces.end = pieces.end.or(end);
+        self.whole += usize::from(pieces.are_all());
         Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key })
     }
 
@@ -131,6 +139,7 @@ impl Fragments {
     }
 
     pub fn expire(&mut self, now: Now) {
+        self.whole = 0;
         self.table.retain(|_, pieces| now.0.saturating_sub(pieces.born.0) <= LIFETIME && !pieces.are_all());
     }
 }
@@ -204,8 +213,13 @@ mod tests {
             let now = Now(u64::from(id) * Now::SECOND / 100);
             let begun = fragments.follow(&key(4000), piece(id, 0, true), 1480, false, now);
             let ended = fragments.follow(&key(0), piece(id, 1480, false), 20, false, now);
-            assert!(begun.is_ok() && ended.is_ok(), "{id}");
+            assert!(begun.is_ok() && ended.is_ok() && fragments.is_empty(), "{id}");
         }
+        // One of them is not whole after all, and its number is used again later.
+        assert!(fragments.follow(&key(0), piece(999, 1480, false), 20, false, Now::from_secs(10)).is_err());
+        assert_eq!(fragments.len(), 1);
+        assert!(fragments.follow(&key(0), piece(999, 0, true), 1480, false, Now::from_secs(60)).is_ok());
+        assert_eq!(fragments.len(), 1);
     }
 
     #[test]
