@@ -30,6 +30,8 @@ step_path() {
     done
     say "new flows, other scenarios, attacks"
     for services in 1 1000 10000; do path --scenario new --services $services; done
+    path --scenario new --ipv6
+    path --scenario new --vlan
     path --scenario new --flows 1000000
     path --scenario new --flows 1000000 --ipv6
     path --scenario new --flows 1000000 --services 10000
@@ -43,7 +45,7 @@ step_tables() {
     [ -z "$short" ] || "$bench" tables 'expir' --json 2>/dev/null >>"$run/tables.jsonl"
 }
 
-step_veth() { "$bench" veth --two-cores --json ${short:+--rounds 3 --seconds 1 --steps 4} >"$run/veth.json"; }
+step_veth() { "$bench" veth --two-cores --json ${short:+--rounds 9 --seconds 0.6 --steps 3} >"$run/veth.json"; }
 
 # At half of the saturated rate, for each number of services and kind of traffic.
 step_soak() {
