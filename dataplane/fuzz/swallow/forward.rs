@@ -8,6 +8,7 @@ mod script;
 #[path = "world.rs"]
 mod world;
 
+use sluice_core::cut;
 use sluice_core::event::{EventKind, EventSink, FlowEvent};
 use sluice_core::packet::{BURST, Packet, PortId};
 use sluice_core::path::{Fates, forward, tick};
@@ -25,6 +26,7 @@ use world::World;
 const HEADROOM: usize = 32;
 const TAILROOM: usize = 512;
 const STEPS: usize = 200;
+const MAX_FRAGMENTS: u32 = 4;
 
 pub fn swallow(data: &[u8]) {
     let mut script = Script::new(data);
@@ -63,7 +65,7 @@ struct Gateway {
 }
 
 fn state(config: Config) -> State {
-    State::new(Config { max_fragments: 4, ..config })
+    State::new(Config { max_fragments: MAX_FRAGMENTS, ..config })
 }
 
 impl Gateway {
@@ -196,6 +198,7 @@ impl Side {
         assert_eq!(counters.received, counters.ends(), "{counters:?}");
         let live = u64::from(self.state.flows.occupancy().0);
         assert_eq!(self.inherited + counters.flows_created - counters.flows_ended, live, "{counters:?}");
+        assert!(self.state.fragments.len() <= MAX_FRAGMENTS as usize);
     }
 }
 
@@ -248,9 +251,36 @@ fn check(came: &[u8], fate: Fate, went: &[u8]) {
             let asked = old.key.src == new.key.dst || sound::came_by_tunnel_from(came, &old, &new.key);
             assert!(asked, "goes back to who asked: {came:02x?} {went:02x?}");
         }
-        Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::HandOver(_) | Fate::Cut(_) | Fate::Pass => {
+        Fate::Hold { .. } | Fate::AwaitRow(_) | Fate::HandOver(_) | Fate::Pass => {
             assert_eq!(went, came, "is as it came")
+        }
+        Fate::Cut(room) => {
+            assert_eq!(went, came, "is as it came");
+            check_pieces(came, room);
         }
         Fate::Drop(_) => {}
     }
+}
+
+/// What is said to be cut can be: into pieces that are sound, fit, and make the packet again.
+fn check_pieces(came: &[u8], room: u16) {
+    let whole = sound::headers(came).expect("was readable");
+    let (mut bytes, len) = (came.to_vec(), came.len());
+    let mut packet = Packet::new(&mut bytes, 0, len, PortId(0)).expect("lies in the room");
+    let mut pieces = cut::Pieces::of(&mut packet, room).expect("may be cut");
+    let (count, mut payload, mut seen) = (pieces.count(), Vec::new(), 0);
+    assert!((2..=cut::MOST).contains(&count), "{count} pieces");
+    while let Some(piece) = pieces.next() {
+        seen += 1;
+        let headers = sound::headers(piece).expect("is readable");
+        assert!(sound::header_is_sound(piece, &headers));
+        assert!(headers.end - headers.l3 <= room && headers.ttl == whole.ttl);
+        let begin = whole.fragment.map_or(0, |fragment| fragment.offset);
+        let fragment = headers.fragment.expect("is a fragment");
+        assert_eq!(usize::from(fragment.offset - begin), payload.len());
+        assert_eq!(fragment.more, seen < count || whole.fragment.is_some_and(|fragment| fragment.more));
+        payload.extend_from_slice(&piece[usize::from(headers.l4)..usize::from(headers.end)]);
+    }
+    assert_eq!(seen, count);
+    assert_eq!(payload, came[usize::from(whole.l4)..usize::from(whole.end)]);
 }

@@ -43,6 +43,15 @@ impl Pieces {
         self.end == Some(seen) && !self.poisoned
     }
 
+    /// This piece is not of a datagram that an honest sender makes of the others: it overlaps one, or lies behind the end, or is
+    /// the last and not at the end.
+    fn contradict(&self, place: (u16, u16), end: Option<u16>) -> bool {
+        let reaches = self.seen.iter().fold(place.1, |most, (_, end)| most.max(*end));
+        self.seen.iter().any(|(start, end)| place.0 < *end && *start < place.1)
+            || self.end.or(end).is_some_and(|end| end < reaches)
+            || (self.end.is_some() && end.is_some())
+    }
+
     fn have(&self, place: (u16, u16)) -> bool {
         self.seen.iter().any(|(start, end)| *start <= place.0 && place.1 <= *end)
     }
@@ -109,23 +118,21 @@ impl Fragments {
             let mut seen = arrayvec::ArrayVec::new();
             seen.push(place);
             let pieces = Pieces { sport: key.sport, dport: key.dport, born: now, poisoned: false, seen, end };
+            self.whole += usize::from(pieces.are_all());
             self.table.insert(datagram, pieces);
             return Ok(*key);
         }
         let pieces = self.table.get_mut(&datagram).ok_or(DropReason::FirstFragmentMissing)?;
-        let overlaps = pieces.seen.iter().any(|(start, end)| place.0 < *end && *start < place.1);
-        let waited = again && pieces.have(place);
-        if !pieces.poisoned && waited {
+        if again && !pieces.poisoned && pieces.have(place) {
             return Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key });
         }
         let was_whole = pieces.are_all();
-        if pieces.poisoned || overlaps || pieces.seen.try_push(place).is_err() {
-            pieces.poisoned = true;
-            self.whole -= usize::from(was_whole);
+        pieces.poisoned |= pieces.contradict(place, end) || pieces.seen.try_push(place).is_err();
+        pieces.end = pieces.end.or(end);
+        self.whole = self.whole + usize::from(pieces.are_all()) - usize::from(was_whole);
+        if pieces.poisoned {
             return Err(DropReason::FragmentRefused);
         }
-        pieces.end = pieces.end.or(end);
-        self.whole += usize::from(pieces.are_all());
         Ok(FlowKey { sport: pieces.sport, dport: pieces.dport, ..*key })
     }
 
@@ -220,6 +227,49 @@ mod tests {
         assert_eq!(fragments.len(), 1);
         assert!(fragments.follow(&key(0), piece(999, 0, true), 1480, false, Now::from_secs(60)).is_ok());
         assert_eq!(fragments.len(), 1);
+    }
+
+    #[test]
+    fn what_lies_behind_the_end_or_is_a_second_end_poisons_the_datagram() {
+        for (odd, len, more) in [(2000, 8, true), (2000, 0, false), (1480, 0, false), (2000, 520, false)] {
+            let mut fragments = Fragments::new(4);
+            let mut follow = |offset, len, more| {
+                fragments.follow(&key(4000), piece(1, offset, more), len, false, Now(0)).is_ok()
+            };
+            assert!(follow(0, 1480, true) && follow(1480, 520, false));
+            assert!(!follow(odd, len, more), "{odd} {len} {more}");
+            assert_eq!(fragments.len(), 1, "{odd} {len} {more}");
+        }
+        // The end comes before what is behind it, or after it.
+        for order in [[(1600, 8, false), (2400, 8, true)], [(2400, 8, true), (1600, 8, false)]] {
+            let mut fragments = Fragments::new(4);
+            let mut follow = |offset, len, more| {
+                fragments.follow(&key(4000), piece(1, offset, more), len, false, Now(0)).is_ok()
+            };
+            assert!(follow(0, 1480, true) && follow(order[0].0, order[0].1, order[0].2));
+            assert!(!follow(order[1].0, order[1].1, order[1].2), "{order:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever comes, in whatever order: those that are whole are counted as what they are.
+        #[test]
+        fn the_whole_ones_are_counted_right(
+            pieces in proptest::collection::vec((0_u32..4, 0_u16..4, 0_u16..4, proptest::bool::ANY, proptest::bool::ANY, 0_u64..40), 1..200),
+        ) {
+            let (mut fragments, mut seconds) = (Fragments::new(3), 0);
+            for (id, offset, len, more, again, later) in pieces {
+                seconds += later / 8;
+                let now = Now::from_secs(seconds);
+                let _ = fragments.follow(&key(4000), piece(id, offset * 8, more), len * 8, again, now);
+                if later == 39 {
+                    fragments.expire(now);
+                }
+                let whole = fragments.table.values().filter(|pieces| pieces.are_all()).count();
+                proptest::prop_assert_eq!(fragments.whole, whole);
+                proptest::prop_assert!(fragments.len() <= fragments.most);
+            }
+        }
     }
 
     #[test]
