@@ -8,7 +8,7 @@ use serde_json::json;
 use sluice_policy::config::Options;
 use sluice_policy::objects;
 
-use shop::{ask, ccnp, cnp, judge, judge_with, mistakes, reason};
+use shop::{admin, ask, ccnp, cnp, judge, judge_with, mistakes, reason};
 
 #[test]
 fn without_policy_everything_passes() {
@@ -57,49 +57,6 @@ fn unresolved_services_select_nothing() {
         "  egress: [{toServices: [{k8sService: {serviceName: gone, namespace: shop}}], toPorts: [{ports: [{port: '443'}]}]}]",
     );
     assert_eq!(reason(&mut judge(&policy), "shop/web", "198.51.100.1", "TCP", 443), 133);
-}
-
-#[test]
-fn every_mistake_is_told_with_its_place() {
-    let text = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  \
-                endpointSelector: {}\n  ingres: []\n  ingress:\n    - fromEndpoint: [{}]\n    - toPorts: [{ports: [{port: '90000'}]}]\n    \
-                - {fromCIDR: [10.0.0.0/40], fromEntities: [moon]}\n";
-    let (_, problems) = objects::parse("bad.yaml", text, &Options::default().limits);
-    let told: Vec<String> = problems.errors.iter().map(ToString::to_string).collect();
-    for part in [
-        "bad.yaml:6:3: spec.ingres: unknown field; did you mean ingress?",
-        "bad.yaml:8:7: spec.ingress[0].fromEndpoint: unknown field; did you mean fromEndpoints?",
-        "90000 is no port",
-        "10.0.0.0/40 is longer",
-        "there is no entity moon",
-        "only one kind of peer",
-    ] {
-        assert!(told.iter().any(|line| line.contains(part)), "{part} is not in {told:#?}");
-    }
-}
-
-#[test]
-fn ports_are_numbers_or_names_of_services() {
-    let wrong =
-        ["http s", "", "-http", "http-", "ht--tp", "a-name-too-long-", "ünder", "+80", "080", "65536"];
-    let right = ["http", "HTTP", "http-alt", "a", "9p"];
-    let kubernetes = |port: &str| {
-        format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: \
-             {{podSelector: {{}}, ingress: [{{ports: [{{port: '{port}'}}]}}]}}\n"
-        )
-    };
-    let cilium = |port: &str| cnp(&format!("  ingress: [{{toPorts: [{{ports: [{{port: '{port}'}}]}}]}}]"));
-    for port in wrong {
-        assert!(mistakes(&kubernetes(port))[0].contains("is no port"), "{port}");
-        assert!(mistakes(&cilium(port))[0].contains("is no port"), "{port}");
-    }
-    for port in right {
-        assert_eq!([mistakes(&kubernetes(port)), mistakes(&cilium(port))].concat(), [""; 0], "{port}");
-    }
-    // One mistake hides no other.
-    let told = mistakes(&cnp("  ingress: [{toPorts: [{ports: [{port: 'http s'}]}], icmps: [{fields: []}]}]"));
-    assert_eq!(told.len(), 2, "{told:?}");
 }
 
 #[test]
@@ -223,73 +180,6 @@ fn labels_of_rules_are_texts_or_as_the_api_server_has_them() {
 }
 
 #[test]
-fn what_was_removed_is_refused_with_advice() {
-    let told = mistakes(&cnp("  ingress: [{fromRequires: [{matchLabels: {a: b}}]}]"));
-    assert!(told.len() == 1 && told[0].contains("put the demands into fromEndpoints"), "{told:?}");
-    assert_eq!(mistakes(&cnp("  ingress: [{fromRequires: [], fromEntities: [all]}]")), Vec::<String>::new());
-}
-
-#[test]
-fn impossible_combinations_are_mistakes() {
-    for (rule, wrong) in [
-        ("ingress: [{toPorts: [{ports: [{port: '80', protocol: UDP}], rules: {http: [{}]}}]}]", "TCP alone"),
-        (
-            "ingress: [{toPorts: [{ports: [{port: '53'}], rules: {dns: [{matchPattern: '*'}]}}]}]",
-            "egress only",
-        ),
-        (
-            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{path: '(?=x)'}]}}]}]",
-            "RE2",
-        ),
-        (
-            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}], kafka: [{}]}}]}]",
-            "only one kind",
-        ),
-        (
-            "ingress: [{toPorts: [{ports: [{port: '80'}]}], icmps: [{fields: [{type: 8}]}]}]",
-            "cannot be in one rule",
-        ),
-        ("egress: [{toFQDNs: [{matchName: a.b}], toEntities: [world]}]", "only one kind of peer"),
-        ("egress: [{toFQDNs: [{matchName: a.b, matchPattern: '*'}]}]", "exactly one of matchName"),
-        ("egressDeny: [{toFQDNs: [{matchName: a.b}]}]", "unknown field"),
-        ("ingressDeny: [{authentication: {mode: required}}]", "unknown field"),
-        ("ingress: [{icmps: [{fields: [{type: Ping}]}]}]", "the name of a type"),
-        ("ingress: [{toPorts: [{ports: [{port: '80', protocol: ICMP}]}]}]", "use icmps"),
-        ("log: {value: a-text-that-is-longer-than-it-may-be}\n  ingress: [{}]", "32 printable"),
-        ("nodeSelector: {}\n  ingress: [{}]", "exactly one of endpointSelector and nodeSelector"),
-        ("ingress: []", "at least one of"),
-        (
-            "egress: [{toPorts: [{ports: [{port: '443', protocol: TCP}], serverNames: [a.b], rules: {http: [{}]}}]}]",
-            "terminatingTLS",
-        ),
-        ("ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}]}]", "outside 10.0.0.0/8"),
-        ("ingress: [{toPorts: [{ports: [{port: '0', endPort: 80}]}]}]", "port 0 is every port already"),
-        ("egress: [{toServices: [{k8sService: {namespace: shop}}]}]", "serviceName is missing"),
-        ("egress: [{toFQDNs: [{matchName: a..b}]}]", "is no DNS name"),
-        ("egress: [{toFQDNs: [{matchPattern: '.*.b'}]}]", "is no DNS name"),
-        ("ingress: [{toPorts: [{rules: {http: [{}]}}]}]", "http rules need a port"),
-        (
-            "ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {kafka: [{apiVersion: '-1'}]}}]}]",
-            "no number up to 32767",
-        ),
-    ] {
-        let told = mistakes(&cnp(&format!("  {rule}")));
-        assert!(told.iter().any(|line| line.contains(wrong)), "{rule}: {told:#?}");
-    }
-    let host = ccnp(
-        "  nodeSelector: {}\n  ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]",
-    );
-    assert!(mistakes(&host).iter().any(|line| line.contains("host policies")), "{:?}", mistakes(&host));
-}
-
-fn admin(rest: &str) -> String {
-    format!(
-        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: a}}\nspec:\n  \
-         subject: {{namespaces: {{}}}}\n{rest}\n---\n"
-    )
-}
-
-#[test]
 fn tiers_are_asked_in_their_order() {
     let normal = cnp("  ingress: [{fromEndpoints: [{matchLabels: {app: client}}]}]");
     let baseline =
@@ -312,37 +202,6 @@ fn tiers_are_asked_in_their_order() {
         "passed on, and not allowed there"
     );
     assert_eq!(reason(passed, "shop/web", "shop/client", "TCP", 80), 181);
-}
-
-#[test]
-fn administrators_mistakes_are_told() {
-    for (rest, wrong) in [
-        ("  tier: Normal\n  priority: 1", "tier must be Admin or Baseline"),
-        ("  tier: Admin\n  priority: 2000", "2000 is not between 0 and 1000"),
-        ("  tier: Admin", "priority is missing"),
-        (
-            "  tier: Admin\n  priority: 1\n  egress: [{action: Deny, to: [{domainNames: [a.b]}]}]",
-            "for Accept alone",
-        ),
-        (
-            "  tier: Admin\n  priority: 1\n  ingress: [{action: Allow, from: [{namespaces: {}}]}]",
-            "Accept, Deny or Pass",
-        ),
-        (
-            "  tier: Admin\n  priority: 1\n  ingress: [{action: Deny, from: [{networks: [10.0.0.0/8]}]}]",
-            "unknown field",
-        ),
-        (
-            "  tier: Admin\n  priority: 1\n  ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {range: {start: 9, end: 8}}}}]}]",
-            "not below",
-        ),
-    ] {
-        let told = mistakes(&admin(rest));
-        assert!(told.iter().any(|line| line.contains(wrong)), "{rest}: {told:#?}");
-    }
-    // A peer of a kind that is not known yet keeps out what it would have kept out.
-    let unknown = "  tier: Admin\n  priority: 1\n  ingress: [{action: Pass, from: [{}]}]";
-    assert_eq!(reason(&mut judge(&admin(unknown)), "shop/client", "shop/web", "TCP", 80), 181);
 }
 
 #[test]
@@ -489,52 +348,6 @@ fn the_nearest_miss_is_told_of_protocols_types_services_and_in_audit() {
 }
 
 #[test]
-fn one_mistake_hides_no_other() {
-    let network = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: n, namespace: shop}\nspec: \
-                   {podSelector: {}, policyTypes: [ingress], ingress: [{from: [{ipBlock: {cidr: 1.2.3.4/33}}], ports: [{protocol: ICMP}]}]}";
-    assert_eq!(mistakes(network).len(), 3, "{:#?}", mistakes(network));
-    let cluster = admin(
-        "  tier: admin\n  ingress: [{action: deny, from: [{networks: []}]}, {action: Accept, protocols: []}]",
-    );
-    for part in [
-        "tier must be",
-        "priority is missing",
-        "action must be",
-        "networks: unknown field",
-        "protocols needs an item",
-    ] {
-        let told = mistakes(&cluster);
-        assert!(told.iter().any(|line| line.contains(part)), "{part}: {told:#?}");
-    }
-}
-
-#[test]
-fn objects_of_other_versions_and_with_misspelt_metadata_are_refused() {
-    let object = |version: &str, metadata: &str| {
-        format!(
-            "apiVersion: {version}\nkind: CiliumNetworkPolicy\nmetadata: {metadata}\nspec: {{endpointSelector: {{}}, ingress: [{{}}]}}"
-        )
-    };
-    assert_eq!(
-        mistakes(&object("cilium.io/v2", "{name: p, namespace: shop, uid: 1, managedFields: [{}]}")),
-        [""; 0]
-    );
-    for (version, metadata, wrong) in [
-        ("cilium.io/v1", "{name: p}", "is of cilium.io/v2, not of \"cilium.io/v1\""),
-        (
-            "cilium.io/v2",
-            "{name: p, namspace: shop}",
-            "metadata.namspace: unknown field; did you mean namespace?",
-        ),
-    ] {
-        let told = mistakes(&object(version, metadata));
-        assert!(told.len() == 1 && told[0].contains(wrong), "{told:?}");
-    }
-    let foreign = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: p, whatever: x}";
-    assert_eq!(mistakes(foreign), [""; 0], "what is not ours is not ours to judge");
-}
-
-#[test]
 fn clusterwide_policies_are_about_health_checks_too() {
     let policy = ccnp("  endpointSelector: {}\n  egress: [{toEntities: [cluster]}]");
     let judge = &mut judge(&policy);
@@ -581,31 +394,6 @@ fn the_dump_tells_who_is_heard_above_ports() {
     };
     assert_eq!(class["identities"], json!([identity("k8s:app=web")]));
     assert!(entry["peers"].as_array().unwrap().contains(&identity("k8s:app=client")));
-}
-
-#[test]
-fn what_a_cluster_holds_beside_is_passed_over_and_what_is_misspelt_is_not() {
-    let text = |version: &str, kind: &str| {
-        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n---\n")
-    };
-    let fine = text("apps/v1", "Deployment")
-        + &text("autoscaling/v2", "HorizontalPodAutoscaler")
-        + &text("v1", "LimitRange");
-    let (objects, problems) = objects::parse(
-        "test.yaml",
-        &(fine + &text("cilium.io/v2alpha1", "CiliumL2AnnouncementPolicy")),
-        &Options::default().limits,
-    );
-    assert!(problems.is_ok() && problems.warnings.len() == 1, "{problems}");
-    assert_eq!(objects.ignored.values().sum::<usize>(), 4);
-    for (version, kind) in [
-        ("cilium.io/v2", "CiliumNetworkPolicies"),
-        ("cilum.io/v2", "CiliumNetworkPolicy"),
-        ("cilium.io/v2", "CiliumEgressGatewayPolicy"),
-        ("v1", "Pood"),
-    ] {
-        assert_eq!(mistakes(&text(version, kind)).len(), 1, "{version} {kind}");
-    }
 }
 
 #[test]

@@ -73,6 +73,14 @@ pub fn ccnp(spec: &str) -> String {
     )
 }
 
+/// A ClusterNetworkPolicy about everybody.
+pub fn admin(rest: &str) -> String {
+    format!(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: a}}\nspec:\n  \
+         subject: {{namespaces: {{}}}}\n{rest}\n---\n"
+    )
+}
+
 pub fn ask(judge: &mut Judge, from: &str, to: &str, proto: &str, port: u16) -> Value {
     say(judge, json!({"from": from, "to": to, "proto": proto, "port": port}))
 }
