@@ -1,4 +1,5 @@
-//! The stages of the short way, each for itself: what `forward` does in one go, in pieces that the rig can time.
+//! The stages of the short way, each for itself, and how admission puts flows into the table: what `forward` does in one go,
+//! in pieces that the rig can time.
 
 use arrayvec::ArrayVec;
 
@@ -7,8 +8,9 @@ use super::{classify, look_up};
 use crate::flow_key::FlowKey;
 use crate::packet::{BURST, Packet};
 use crate::parse::TCP;
-use crate::state::conntrack::{FlowRef, FlowTable};
-use crate::state::flow;
+use crate::state::conntrack::{FlowRef, FlowTable, NewFlow, Place};
+use crate::state::flow::{self, Cold, Hot, Keys};
+use crate::time::Now;
 
 /// A burst between its phases.
 #[derive(Debug)]
@@ -70,6 +72,21 @@ impl Stages {
             work.candidate != FlowRef::NONE && work.strange(hot, side) | work.strange_v4(hot, side) == 0
         };
         self.works[..self.count].iter().filter(is_known).count()
+    }
+
+    /// Make a flow like `hot` for each packet that the second phase found none for: what all of them will write to is fetched
+    /// before the first is made. How many were made.
+    pub fn admit(&self, flows: &mut FlowTable, keys: &[Keys], hot: &Hot, now: Now) -> usize {
+        let expected =
+            keys.iter().zip(0..BURST).map(|(keys, before)| flows.expect(&keys.translated.reverse(), before));
+        let replies: ArrayVec<Place, BURST> = expected.collect();
+        let mut made = 0;
+        for ((keys, reply), work) in keys.iter().zip(&replies).zip(&self.works) {
+            let new = NewFlow { keys: *keys, hot: *hot, cold: Cold::default() };
+            let is_new = flows.find_at(&keys.original, &work.place).is_none();
+            made += usize::from(is_new && flows.insert_at(&new, &[work.place, *reply], now).is_ok());
+        }
+        made
     }
 
     /// The change that the third phase makes to a packet of IPv4, the link header excepted. `None`: it is no ordinary one.

@@ -67,14 +67,14 @@ impl Balanced {
 
     /// Start fetching what [`Self::prefetch_slot`] will read.
     #[inline]
-    pub(crate) fn prefetch(&self) {
+    pub fn prefetch(&self) {
         prefetch(&self.choice);
         prefetch(&self.record.reject);
     }
 
     /// Start fetching what [`Self::pick`] will read.
     #[inline]
-    pub(crate) fn prefetch_slot(&self, hash: u32) {
+    pub fn prefetch_slot(&self, hash: u32) {
         match &self.choice {
             Choice::Any(usable) => {
                 if let Some(slot) = usable.get(reduce(hash, usable.len())) {
