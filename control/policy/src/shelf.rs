@@ -138,6 +138,8 @@ fn removals(old: &[Told], new: &[(&Path, Read)], edits: &mut Vec<Edit>) {
             "Service" => Some(Edit::Service(key, None)),
             "EndpointSlice" => Some(Edit::Slice(key, None)),
             "CiliumCIDRGroup" => Some(Edit::Group(key.1, None)),
+            "CiliumEgressGatewayPolicy" => Some(Edit::Egress(key.1, None)),
+            "CiliumLoadBalancerIPPool" => Some(Edit::Pool(key.1, None)),
             // Policies go by what they call themselves, below; what else there is means nothing to a gateway.
             _ => None,
         });
@@ -169,6 +171,12 @@ fn arrivals(new: &Objects, compiled: &Compiled, edits: &mut Vec<Edit>) {
     for (key, value) in new.endpoints.iter().filter(|(key, value)| old.endpoints.get(*key) != Some(value)) {
         edits.push(Edit::Endpoint(key.clone(), Some(value.clone())));
     }
+    for policy in new.egress.iter().filter(|policy| !old.egress.contains(policy)) {
+        edits.push(Edit::Egress(policy.name.clone(), Some(policy.clone())));
+    }
+    for (key, value) in new.pools.iter().filter(|(key, value)| old.pools.get(*key) != Some(value)) {
+        edits.push(Edit::Pool(key.clone(), Some(value.clone())));
+    }
     let mut specs: HashMap<&Source, Vec<crate::policy::Policy>> = HashMap::new();
     for policy in &new.policies {
         specs.entry(&policy.source).or_default().push(policy.clone());
@@ -188,6 +196,15 @@ mod tests {
     use crate::config::Options;
     use crate::objects;
 
+    const OTHERS: &str = "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {name: g}\nspec: {externalCIDRs: [198.51.100.0/24]}\n---\n\
+        apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: l}\nspec: {blocks: [{cidr: 198.51.100.0/24}]}\n---\n\
+        apiVersion: cilium.io/v2\nkind: CiliumEgressGatewayPolicy\nmetadata: {name: e}\nspec:\n  selectors: [{podSelector: {}}]\n  \
+        destinationCIDRs: [198.51.100.0/24]\n  egressGateway: {nodeSelector: {}, egressIP: 192.0.2.1}\n---\n\
+        apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {rack: 198.51.100.0/24}}\n---\n\
+        apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {rack: 198.51.100.0/24}}\n---\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: {loadBalancerSourceRanges: [198.51.100.0/24], ports: [{port: 80}]}\n---\n\
+        apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s1, namespace: shop, labels: {kubernetes.io/service-name: s}}\n\
+        addressType: IPv4\nendpoints: [{zone: 198.51.100.0/24}]\n";
     const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: NAME, namespace: shop, labels: {app: APP}}\nstatus: {podIPs: [{ip: IP}]}\n";
     const POLICY: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  \
         endpointSelector: {matchLabels: {app: web}}\n  ingress: [{toPorts: [{ports: [{port: 'PORT', protocol: TCP}]}]}]\n";
@@ -233,6 +250,12 @@ mod tests {
         assert_eq!(compiled.objects.endpoints, objects.endpoints);
         assert_eq!(compiled.objects.policies, objects.policies);
         assert_eq!(compiled.objects.namespaces, objects.namespaces);
+        assert_eq!(compiled.objects.nodes, objects.nodes);
+        assert_eq!(compiled.objects.services, objects.services);
+        assert_eq!(compiled.objects.slices, objects.slices);
+        assert_eq!(compiled.objects.pools, objects.pools);
+        assert_eq!(compiled.objects.groups, objects.groups);
+        assert_eq!(compiled.objects.egress, objects.egress);
     }
 
     #[test]
@@ -270,6 +293,23 @@ mod tests {
         step(&[&three, &one], 0);
         std::fs::remove_file(&two).unwrap();
         step(&[&two], 1);
+    }
+
+    #[test]
+    fn every_kind_that_changes_in_a_file_or_goes_from_it_is_edited() {
+        let folder = Folder::new("kinds");
+        let file = folder.write("others.yaml", OTHERS);
+        let (mut compiled, mut shelf) = start(&folder);
+        let limits = compiled.options.limits;
+        let kinds = OTHERS.matches("kind: ").count();
+        for text in [OTHERS.replace("198.51.100.0/24", "203.0.113.0/24"), String::new(), OTHERS.to_owned()] {
+            folder.write("others.yaml", &text);
+            let read = |path: &Path| objects::read_file(path, &limits);
+            let edits = shelf.reread(std::slice::from_ref(&file), &compiled, read).expect("one file can tell");
+            assert_eq!(edits.len(), kinds, "{edits:?}");
+            compiled.edit(edits);
+            same(&compiled, &folder);
+        }
     }
 
     #[test]
