@@ -137,6 +137,7 @@ impl Control {
         };
         let read = now();
         let changes = world.compiled.edit(edits);
+        self.keep_addresses(&mut world.compiled);
         world.read_at = Some(began);
         world.compiled.warn(shelf.warnings());
         world.note_spans(began, read);
@@ -164,11 +165,8 @@ impl Control {
         let world = &mut *guard;
         world.shelf = Some(Shelf::new(&seen, &objects, &problems.warnings));
         // What differs is compiled in place: numbers stay what they were, and the cost is that of the difference.
-        let held = world.compiled.frontends.pools.held.clone();
         let mut changes = world.compiled.update(objects, problems);
-        if world.compiled.frontends.pools.held != held {
-            addresses::write(&addresses::path(&self.gateway), &world.compiled.frontends.pools.held);
-        }
+        self.keep_addresses(&mut world.compiled);
         if !world.loaded {
             changes = world.compiled.changes();
         }
@@ -179,6 +177,14 @@ impl Control {
         world.problems.clear();
         world.read_at = Some(began);
         self.publish(guard, changes, began);
+    }
+
+    /// Write down who has which address of pools, where that is news.
+    fn keep_addresses(&self, compiled: &mut Compiled) {
+        let pools = &mut compiled.frontends.pools;
+        if pools.take_moved() {
+            addresses::write(&addresses::path(&self.gateway), &pools.held);
+        }
     }
 
     /// A new generation, if there is anything new.
@@ -280,5 +286,59 @@ impl Control {
     /// Objects read, dataplane there, latest generation live?
     pub fn ready(&self) -> Result<(), String> {
         self.conditions().into_iter().try_for_each(|(_, state)| state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A gateway with a folder of its own.
+    struct Lab {
+        folder: PathBuf,
+        control: Control,
+    }
+
+    impl Lab {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("sluice-reconcile-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(folder.join("objects")).unwrap();
+            let text = format!(
+                "apiVersion: sluice.dev/v1\nkind: Gateway\nspec: {{objects: {{files: [objects]}}, api: {{socket: {}/s}}}}\n",
+                folder.display()
+            );
+            std::fs::write(folder.join("gateway.yaml"), text).unwrap();
+            let (gateway, problems) = sluice_policy::config::load(&folder.join("gateway.yaml"));
+            let control = Control::new(gateway.unwrap_or_else(|| panic!("{problems}")));
+            Self { folder, control }
+        }
+
+        fn write(&self, name: &str, text: &str) -> PathBuf {
+            let file = self.folder.join("objects").join(name);
+            std::fs::write(&file, text).unwrap();
+            file
+        }
+    }
+
+    impl Drop for Lab {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.folder));
+        }
+    }
+
+    #[test]
+    fn addresses_of_pools_are_kept_for_the_next_process_whatever_changed() {
+        let lab = Lab::new("pools");
+        lab.write(
+            "pool.yaml",
+            "apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: l}\nspec: {blocks: [{cidr: 198.51.100.0/24}]}\n",
+        );
+        lab.control.reload();
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {type: LoadBalancer, ports: [{port: 80}]}\n";
+        let file = lab.write("web.yaml", service);
+        lab.control.take(News::Files(vec![file]));
+        let held = lab.control.world().compiled.frontends.pools.held.clone();
+        assert_eq!(held.len(), 1, "the service has an address");
+        assert_eq!(addresses::read(&addresses::path(&lab.control.gateway)), held);
     }
 }

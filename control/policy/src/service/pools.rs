@@ -237,6 +237,8 @@ pub struct Pools {
     active: bool,
     /// What was assigned, by service. To be kept for the next process.
     pub held: BTreeMap<Key, Vec<IpAddr>>,
+    /// Who has what is something else than when somebody last looked.
+    moved: bool,
     /// What could not be done, and where it is asked for.
     pub warnings: Vec<Problem>,
 }
@@ -254,6 +256,11 @@ impl Pools {
         all
     }
 
+    /// Is anything to be kept for the next process that was not kept yet?
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     /// Assign by these objects; the services whose addresses are others now.
     pub fn assign(&mut self, objects: &Objects) -> BTreeSet<Key> {
         self.warnings.clear();
@@ -268,6 +275,7 @@ impl Pools {
         let mut giving = Giving { pools, objects, taken: HashMap::new(), held: BTreeMap::new() };
         giving.give(&before, &mut self.warnings);
         self.held = giving.held;
+        self.moved |= before != self.held;
         let claiming = objects.services.iter().filter(|(_, service)| service.claim.is_some());
         let keys = claiming.map(|(key, _)| key);
         let turned = was_active != self.active;
