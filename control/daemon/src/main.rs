@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 
 use args::{Args, LogForm};
 use reconcile::Control;
-use source::files::Watch;
+use source::files::{News, Watch};
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--man") {
@@ -56,7 +56,7 @@ async fn run(args: &Args) -> Result<()> {
     let mut watch = Watch::start(&gateway.objects)?;
     let control = Arc::new(Control::new(gateway));
     // An invalid set at start is no reason to be silent: the gateway guards with what it has, and says why.
-    control.reload();
+    control.take(News::Everything);
     link::start(Arc::clone(&control));
     let serving = api::serve(Arc::clone(&control), &api_socket, &metrics).await?;
     let hubble = match &control.gateway.hubble {
@@ -70,7 +70,7 @@ async fn run(args: &Args) -> Result<()> {
     loop {
         tokio::select! {
             news = watch.changed() => control.take(news),
-            _ = hangup.recv() => control.reload(),
+            _ = hangup.recv() => control.take(News::Everything),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

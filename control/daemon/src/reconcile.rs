@@ -63,6 +63,8 @@ pub struct World {
     pub took_to_read: u64,
     pub took_to_compile: u64,
     pub refused: Option<String>,
+    /// The dataplane lacks what it refused: the next generation must be told whole.
+    lacking: bool,
     pub problems: Vec<String>,
     pub loaded: bool,
     /// When the objects were read that are compiled.
@@ -93,6 +95,7 @@ impl Control {
             took_to_read: 0,
             took_to_compile: 0,
             refused: None,
+            lacking: false,
             problems: Vec::new(),
             loaded: false,
             read_at: None,
@@ -146,7 +149,7 @@ impl Control {
     }
 
     /// Read all objects again; if they are valid and mean something else, tell the dataplane the difference.
-    pub fn reload(&self) {
+    fn reload(&self) {
         let began = now();
         let options = self.gateway.options.clone();
         let (objects, problems, seen) = reading::load(&self.gateway.objects, &options.limits);
@@ -189,10 +192,12 @@ impl Control {
 
     /// A new generation, if there is anything new.
     fn publish(&self, mut world: MutexGuard<'_, World>, changes: Vec<Change>, began: Instant) {
-        if changes.is_empty() && world.loaded {
+        if changes.is_empty() && world.loaded && !world.lacking {
             return;
         }
-        let whole = !world.loaded;
+        let lacking = std::mem::take(&mut world.lacking);
+        let whole = !world.loaded || lacking;
+        let changes = if lacking { world.compiled.changes() } else { changes };
         world.loaded = true;
         world.generation += 1;
         tracing::info!("generation {}: {} change(s)", world.generation, changes.len());
@@ -235,14 +240,20 @@ impl Control {
         self.history.add(events, lost);
     }
 
-    /// The whole generation, for a dataplane that has just come.
-    pub fn snapshot(&self) -> Option<(u64, Vec<Change>)> {
-        let world = self.world();
+    /// The whole generation, for a dataplane that has just come. Nothing is live on it yet.
+    pub fn begin_anew(&self) -> Option<(u64, Vec<Change>)> {
+        let mut world = self.world();
+        (world.acknowledged, world.lacking, world.refused) = (0, false, None);
+        world.under_way.clear();
         world.loaded.then(|| (world.generation, world.compiled.changes()))
     }
 
     pub fn acknowledge(&self, generation: u64, microseconds: u64) {
         let mut world = self.world();
+        if world.lacking {
+            // A difference to what was refused.
+            return;
+        }
         world.acknowledged = world.acknowledged.max(generation);
         // What was overtaken by a snapshot is live with it; only the latest tells how long it took.
         let later = world.under_way.split_off(&(generation + 1));
@@ -251,7 +262,9 @@ impl Control {
             self.latency.observe(began.elapsed().as_secs_f64());
         }
         world.took = microseconds;
-        world.refused = None;
+        if generation >= world.generation {
+            world.refused = None;
+        }
         tracing::info!("generation {generation} is live after {microseconds} µs");
     }
 
@@ -259,7 +272,7 @@ impl Control {
         tracing::error!("the dataplane refused generation {generation}: {why}");
         let mut world = self.world();
         world.under_way.remove(&generation);
-        world.refused = Some(why);
+        (world.refused, world.lacking) = (Some(why), true);
     }
 
     /// What being ready takes, each with what is missing.
@@ -290,17 +303,19 @@ impl Control {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     /// A gateway with a folder of its own.
-    struct Lab {
+    pub(crate) struct Lab {
         folder: PathBuf,
-        control: Control,
+        pub control: Arc<Control>,
     }
 
     impl Lab {
-        fn new(name: &str) -> Self {
+        pub(crate) fn new(name: &str) -> Self {
             let folder = std::env::temp_dir().join(format!("sluice-reconcile-{}-{name}", std::process::id()));
             std::fs::create_dir_all(folder.join("objects")).unwrap();
             let text = format!(
@@ -310,10 +325,10 @@ mod tests {
             std::fs::write(folder.join("gateway.yaml"), text).unwrap();
             let (gateway, problems) = sluice_policy::config::load(&folder.join("gateway.yaml"));
             let control = Control::new(gateway.unwrap_or_else(|| panic!("{problems}")));
-            Self { folder, control }
+            Self { folder, control: Arc::new(control) }
         }
 
-        fn write(&self, name: &str, text: &str) -> PathBuf {
+        pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
             let file = self.folder.join("objects").join(name);
             std::fs::write(&file, text).unwrap();
             file
@@ -333,7 +348,7 @@ mod tests {
             "pool.yaml",
             "apiVersion: cilium.io/v2\nkind: CiliumLoadBalancerIPPool\nmetadata: {name: l}\nspec: {blocks: [{cidr: 198.51.100.0/24}]}\n",
         );
-        lab.control.reload();
+        lab.control.take(News::Everything);
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {type: LoadBalancer, ports: [{port: 80}]}\n";
         let file = lab.write("web.yaml", service);
         lab.control.take(News::Files(vec![file]));

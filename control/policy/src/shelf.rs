@@ -305,7 +305,8 @@ mod tests {
         for text in [OTHERS.replace("198.51.100.0/24", "203.0.113.0/24"), String::new(), OTHERS.to_owned()] {
             folder.write("others.yaml", &text);
             let read = |path: &Path| objects::read_file(path, &limits);
-            let edits = shelf.reread(std::slice::from_ref(&file), &compiled, read).expect("one file can tell");
+            let edits =
+                shelf.reread(std::slice::from_ref(&file), &compiled, read).expect("one file can tell");
             assert_eq!(edits.len(), kinds, "{edits:?}");
             compiled.edit(edits);
             same(&compiled, &folder);

@@ -79,7 +79,7 @@ impl Lab {
         std::fs::write(folder.join("gateway.yaml"), text).unwrap();
         let (gateway, problems) = sluice_policy::config::load(&folder.join("gateway.yaml"));
         let control = Arc::new(Control::new(gateway.unwrap_or_else(|| panic!("{problems}"))));
-        control.reload();
+        control.take(crate::source::files::News::Everything);
         assert!(control.world().loaded, "{:?}", control.world().problems);
         let listen = control.gateway.hubble.clone().unwrap();
         serve(Arc::clone(&control), &listen).await.unwrap();
