@@ -7,6 +7,7 @@ mod shop;
 use serde_json::json;
 use sluice_policy::config::Options;
 use sluice_policy::objects;
+use sluice_policy::verdict::Judge;
 
 use shop::{admin, ask, ccnp, cnp, judge, judge_with, mistakes, reason};
 
@@ -209,7 +210,7 @@ fn names_live_as_long_as_their_time() {
     let policy = cnp("  egress: [{toFQDNs: [{matchName: a.example.com}]}]");
     let judge = &mut judge(&policy);
     shop::learn(judge, "A.Example.com.", "198.51.100.1", 60);
-    let at = |judge: &mut sluice_policy::verdict::Judge, at: u32| {
+    let at = |judge: &mut Judge, at: u32| {
         let question = json!({"from": "shop/web", "to": "198.51.100.1", "port": 443, "at": at});
         shop::number(&shop::say(judge, question))
     };
@@ -246,7 +247,7 @@ fn audit_is_for_all_for_a_namespace_or_for_one() {
     let (objects, problems) = objects::parse("test.yaml", &text, &Options::default().limits);
     assert!(problems.is_ok(), "{problems}");
     let compiled = sluice_policy::compile::Compiled::new(objects, Options::default(), problems);
-    let all = &mut sluice_policy::verdict::Judge::new(compiled).unwrap();
+    let all = &mut Judge::new(compiled).unwrap();
     assert_eq!(reason(all, "198.51.100.1", "shop/web", "TCP", 80), 2);
     let odd = mistakes(
         "apiVersion: v1\nkind: Namespace\nmetadata: {name: x, annotations: {policy.sluice.dev/audit-mode: 'yes'}}",
@@ -404,7 +405,7 @@ fn labels_that_are_left_out_make_no_identities() {
         )
     };
     let text = pod(1) + &pod(2);
-    let identity = |judge: &mut sluice_policy::verdict::Judge, name: &str| {
+    let identity = |judge: &mut Judge, name: &str| {
         ask(judge, name, "198.51.100.1", "TCP", 80)["source"]["identity"].clone()
     };
     let plain = &mut judge(&text);
@@ -438,6 +439,29 @@ fn a_policy_in_the_place_of_another_hears_of_later_changes() {
     assert_eq!(reason(judge, "203.0.113.1", "shop/web", "TCP", 80), 0);
     judge.update(read(&(second + &group("203.0.113.0/24") + other)), Default::default()).unwrap();
     assert_eq!(reason(judge, "198.51.100.1", "shop/web", "TCP", 80), 0);
+}
+
+#[test]
+fn a_group_may_be_the_whole_world_and_stop_being_it() {
+    let group = |cidrs: &str| {
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumCIDRGroup\nmetadata: {{name: g}}\nspec: {{externalCIDRs: [{cidrs}]}}\n---\n"
+        )
+    };
+    let policy =
+        cnp("  enableDefaultDeny: {ingress: false}\n  ingressDeny: [{fromCIDRSet: [{cidrGroupRef: g}]}]");
+    let judge = &mut judge(&(policy.clone() + &group("0.0.0.0/0")));
+    let said = |judge: &mut Judge| {
+        ["198.51.100.1", "reserved:world-ipv4", "2001:db8::1", "reserved:world-ipv6", "shop/client"]
+            .map(|from| reason(judge, from, "shop/web", "TCP", 80))
+    };
+    assert_eq!(said(judge), [181, 181, 0, 0, 0], "the world of one family, and nobody in the cluster");
+    let text = format!("{}{policy}{}", shop::WORLD, group("203.0.113.0/24, \"::/0\""));
+    let (objects, problems) = objects::parse("test.yaml", &text, &Options::default().limits);
+    judge.update(objects, problems).unwrap();
+    assert_eq!(said(judge), [0, 0, 181, 181, 0]);
+    assert_eq!(reason(judge, "203.0.113.1", "shop/web", "TCP", 80), 181);
+    assert_eq!(ask(judge, "198.51.100.1", "shop/web", "TCP", 80)["source"]["identity"], 9, "as before");
 }
 
 #[test]

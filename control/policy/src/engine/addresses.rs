@@ -80,12 +80,24 @@ impl Engine {
     }
 
     /// Reserved slots have their own numbers.
+    fn slot_from_the_start(number: u32) -> Option<u32> {
+        let place = RESERVED.iter().position(|(own, _)| *own == number)?;
+        u32::try_from(place + 1).ok()
+    }
+
+    /// The slot of a reserved identity; of the world, that of the addresses that nobody speaks of.
     pub fn reserved_slot(&self, number: u32) -> Option<IdentitySlot> {
-        RESERVED
-            .iter()
-            .position(|(own, _)| *own == number)
-            .and_then(|n| u32::try_from(n + 1).ok())
-            .map(IdentitySlot)
+        let families = [true, false].into_iter().filter(|v4| self.world_number(*v4) == number);
+        let mut worlds = families.filter_map(|v4| self.addresses.owner(everything(v4)));
+        worlds.next().map(|(_, slot)| slot).or_else(|| Self::slot_from_the_start(number)).map(IdentitySlot)
+    }
+
+    fn world_number(&self, v4: bool) -> u32 {
+        match (self.settings.ipv4 && self.settings.ipv6, v4) {
+            (false, _) => WORLD,
+            (true, true) => WORLD_IPV4,
+            (true, false) => WORLD_IPV6,
+        }
     }
 
     fn world(&self, v4: bool) -> &'static str {
@@ -432,6 +444,7 @@ impl Engine {
         while let Some(prefix) = self.touched.labels.pop_first() {
             self.patterns.stale = true;
             if prefix.len == 0 {
+                self.relabel_world(prefix);
                 continue;
             }
             match self.prefix_key(prefix) {
@@ -442,6 +455,22 @@ impl Engine {
                 None => self.unclaim(prefix, &Owner::Prefix),
             }
         }
+    }
+
+    /// The world of a family has a number of its own, but where groups have all of it, too: then it is a prefix like others.
+    fn relabel_world(&mut self, prefix: Prefix) {
+        let v4 = prefix.addr.is_ipv4();
+        if !(if v4 { self.settings.ipv4 } else { self.settings.ipv6 }) {
+            return;
+        }
+        let plain = self.addresses.groups.get(&prefix).is_none_or(BTreeSet::is_empty);
+        let reserved = Self::slot_from_the_start(self.world_number(v4)).filter(|_| plain);
+        let slot = match (reserved, self.prefix_key(prefix)) {
+            (Some(slot), _) => slot,
+            (None, Some(key)) => self.slot(key),
+            (None, None) => return,
+        };
+        self.claim(prefix, Owner::Prefix, slot);
     }
 
     /// What a prefix is told apart by. An address of names is what its names' patterns say, in the place of the prefix that

@@ -174,7 +174,7 @@ impl World {
     }
 
     fn group(&mut self, random: &mut Random, n: usize) {
-        let cidrs: Vec<String> = (0..1 + random.below(3)).map(|_| random.pick_text(&CIDRS[2..])).collect();
+        let cidrs: Vec<String> = (0..1 + random.below(3)).map(|_| random.pick_text(&CIDRS)).collect();
         let object = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
             "metadata": {"name": format!("g{n}"), "labels": {"kind": random.pick_text(&["good", "bad"])}},
             "spec": {"externalCIDRs": cidrs}});
