@@ -44,7 +44,8 @@ lines=$(wc -c <"$DIR/one.yaml")
 span_ms() { awk -v us="$(metric "sluice_generation_$1_microseconds")" 'BEGIN { printf "%.1f", us / 1000 }'; }
 live_ms() { span_ms live; }
 spans() { echo "$(span_ms read) ms reading, $(span_ms compiled) ms compiling, $(live_ms) ms in the dataplane"; }
-cpu_ms() { awk -v hz="$(getconf CLK_TCK)" '{ printf "%d", ($14 + $15) * 1000 / hz }' "/proc/$1/stat"; }
+# The scheduler's own account, to the nanosecond, of all threads.
+cpu_us() { cat "/proc/$1"/task/*/schedstat | awk '{ all += $1 } END { printf "%d", all / 1000 }'; }
 peak() { awk '/VmHWM/ { printf "%d", $2 / 1024 }' "/proc/$1/status"; }
 
 endpoint c1 11 out 'app: client' | objects hosts
@@ -82,11 +83,11 @@ done
 # shares: what both daemons take of a core while nothing comes.
 shares() {
     local dataplane control began passed
-    dataplane=$(cpu_ms "$DATAPLANE") control=$(cpu_ms "$CONTROL") began=$(now_ms)
+    dataplane=$(cpu_us "$DATAPLANE") control=$(cpu_us "$CONTROL") began=$(now_ms)
     sleep 5
     passed=$(($(now_ms) - began))
-    awk -v d=$(($(cpu_ms "$DATAPLANE") - dataplane)) -v c=$(($(cpu_ms "$CONTROL") - control)) -v passed=$passed \
-        'BEGIN { printf "%.1f %.1f", d * 100 / passed, c * 100 / passed }'
+    awk -v d=$(($(cpu_us "$DATAPLANE") - dataplane)) -v c=$(($(cpu_us "$CONTROL") - control)) -v passed=$passed \
+        'BEGIN { printf "%.2f %.2f", d / 10 / passed, c / 10 / passed }'
 }
 eventually 30 rows_built
 read -r idle control <<<"$(shares)"

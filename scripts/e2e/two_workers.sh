@@ -41,6 +41,15 @@ status '[.dataplane.workers[] | .received, .forwarded] | map(select(. == 0)) | l
 [ "$(counter handover_overflow)" = 0 ] || fail "packets were lost between the workers"
 figure "workers received $(status '[.dataplane.workers[].received] | join(" and ")'), handed over $(counter handed_over), lost 0"
 
+# Whoever is handed a packet while it sleeps is woken for it: a flow a ping, with pauses in which both workers fall asleep.
+slowest=0
+for ping in $(seq 8); do
+    average=$(at c1 ping -qc 25 -i 0.01 10.244.0.12 | sed -n 's|^rtt.* = [^/]*/\([^/]*\)/.*|\1|p')
+    slowest=$(awk -v a="$average" -v b="$slowest" 'BEGIN { print (a > b ? a : b) }')
+done
+figure "through workers that sleep between packets: $slowest ms in the slowest flow's average"
+awk -v ms="$slowest" 'BEGIN { exit !(ms < 2) }' || fail "packets wait for a worker that sleeps: $slowest ms"
+
 # The same after a restart: flows find their owners again.
 talk c1 stays tcp 10.244.0.11 7
 goes_on stays 50

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sluice_core::packet::{BURST, PortId};
+use sluice_run::bell::Bell;
 use sluice_run::io::{Burst, PacketIo, Packets};
 use sluice_steer::rules::{FROM, TO};
 use sluice_steer::{OnFailure, Rule, Steer};
@@ -67,6 +68,8 @@ fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
         steer.register(0, attached.fd)?;
         steer.attach(false)?;
     }
+    // Nobody rings it.
+    let bell = Bell::new()?;
     let mut burst = Burst::new();
     let mut empty = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -84,7 +87,7 @@ fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
         }
         io.flush();
         if empty > if args.sleep { 0 } else { EMPTY_TURNS } {
-            io.wait(NAP);
+            io.wait(NAP, &bell);
         }
     }
     steers.into_iter().try_for_each(|steer| Ok(steer.detach()?))

@@ -16,7 +16,7 @@ use sluice_core::verdict::WorkerId;
 use sluice_feed::settings::{DataplaneSettings, Polling};
 use sluice_run::answers::{Learner, answers};
 use sluice_run::hold::Wanted;
-use sluice_run::ring::{EventReceiver, Outside, events, exchanges, local};
+use sluice_run::ring::{EventReceiver, Outside, events, exchanges};
 use sluice_run::worker::{Ends, Handle, Idle, IoHandle, Worker};
 use sluice_xsk::io::{Attached, Config, Device, Report, XskIo};
 
@@ -66,7 +66,7 @@ pub fn start(
     let seed = seed()?;
     let cores = cores(settings);
     let mut running = Vec::new();
-    for (index, exchange) in (0..count).zip(exchanges(count.into(), HANDOVER_RING)) {
+    for (index, exchange) in (0..count).zip(exchanges(count.into(), HANDOVER_RING)?) {
         let io = open(settings, index).map_err(hint).with_context(|| cannot_open(index))?;
         let (attached, huge_pages) = (io.attached(), io.huge_pages());
         let mut config = StateConfig::new(settings.max_flows / u32::from(count), seed);
@@ -86,8 +86,7 @@ pub fn start(
         drop(work);
         let ends = Ends { tables, events: sender, exchange, wanted: ask, answers };
         let mut worker = Worker::new(io, state, ends, idle(settings.polling));
-        let (inside, outside) = local(LOCAL_RING);
-        worker.local = Some(inside);
+        let outside = worker.connect(LOCAL_RING);
         let (handle, io) = (worker.handle(), worker.io_handle());
         let core = cores.get(usize::from(index)).copied();
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {

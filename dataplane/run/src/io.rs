@@ -10,6 +10,8 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use sluice_core::packet::{BURST, Packet, PortId};
 
+use crate::bell::Bell;
+
 /// One buffer of the I/O's memory, owned by whoever holds this. It is moved, never copied: a buffer cannot be sent
 /// twice, or sent and kept.
 #[derive(Debug)]
@@ -118,8 +120,8 @@ pub trait PacketIo {
         true
     }
 
-    /// Sleep until something comes or the time is over.
-    fn wait(&mut self, most: Duration);
+    /// Sleep until something comes, the bell rings, or the time is over.
+    fn wait(&mut self, most: Duration, bell: &Bell);
 
     /// Will nothing come ever again? (A capture that is read.)
     fn drained(&self) -> bool {

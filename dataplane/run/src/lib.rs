@@ -4,9 +4,10 @@
 //! kicks of its I/O (what DNS answers teach is learned behind the burst, by trying a lock). It sees one generation of tables a burst (`epoch`), tells what happened by rings that never make it
 //! wait (`ring`), keeps packets whose neighbour is unknown (`hold`) and DNS answers whose addresses are (`answers`), cuts
 //! what is too long for its way (`pieces`), hands packets of other workers' flows over, and shows packets to those who watch
-//! (`watch`).
+//! (`watch`). Whoever puts something into its rings wakes it (`bell`).
 
 pub mod answers;
+pub mod bell;
 pub mod epoch;
 pub mod hold;
 pub mod io;

@@ -1,11 +1,14 @@
 //! One-way streets out of a worker: events to whoever listens, packets to the worker that owns their flow. A full ring
 //! counts what it loses, exactly, and nobody waits.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use sluice_core::event::{EventSink, FlowEvent};
+
+use crate::bell::Bell;
 
 /// The worker's end.
 #[derive(Debug)]
@@ -154,12 +157,13 @@ impl Local {
 pub struct Outside {
     up: HandReceiver,
     down: HandSender,
+    bell: Bell,
 }
 
-/// A connection with room for this many ordinary packets each way.
-pub fn local(capacity: usize) -> (Local, Outside) {
+/// A connection of this worker with room for this many ordinary packets each way.
+pub(crate) fn local(capacity: usize, bell: Bell) -> (Local, Outside) {
     let ((up, taken), (given, down)) = (hand(capacity), hand(capacity));
-    (Local { up, down }, Outside { up: taken, down: given })
+    (Local { up, down }, Outside { up: taken, down: given, bell })
 }
 
 impl Outside {
@@ -170,7 +174,9 @@ impl Outside {
 
     /// Have a whole frame sent by the device that it names. False: there is no room.
     pub fn give(&mut self, frame: Handed<'_>) -> bool {
-        self.down.push(frame)
+        let given = self.down.push(frame);
+        self.bell.ring();
+        given
     }
 }
 
@@ -181,27 +187,64 @@ fn hand(capacity: usize) -> (HandSender, HandReceiver) {
 }
 
 /// One worker's connections to all others: `to[w]` and `from[w]`; nothing to itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exchange {
-    pub to: Vec<Option<HandSender>>,
+    pub to: Vec<Option<Neighbour>>,
     pub from: Vec<HandReceiver>,
+    /// Wakes this worker.
+    pub bell: Bell,
+}
+
+/// Another worker.
+#[derive(Debug)]
+pub struct Neighbour {
+    ring: HandSender,
+    bell: Bell,
+    /// Something was handed over that it has not been told of.
+    untold: bool,
+}
+
+impl Neighbour {
+    /// False: there is no room, or the frame is too large.
+    pub fn push(&mut self, packet: Handed<'_>) -> bool {
+        self.untold = true;
+        self.ring.push(packet)
+    }
+}
+
+impl Exchange {
+    /// Wake those that packets were handed over to, if they sleep.
+    pub fn tell(&mut self) {
+        for neighbour in self.to.iter_mut().flatten() {
+            if std::mem::take(&mut neighbour.untold) {
+                neighbour.bell.ring();
+            }
+        }
+    }
+
+    /// Is there a packet from another worker?
+    pub(crate) fn has_come(&self) -> bool {
+        self.from.iter().any(HandReceiver::has_come)
+    }
 }
 
 /// Connections between all of `workers`, each with room for `capacity` ordinary packets.
-pub fn exchanges(workers: usize, capacity: usize) -> Vec<Exchange> {
-    let mut all: Vec<Exchange> = (0..workers).map(|_| Exchange::default()).collect();
+pub fn exchanges(workers: usize, capacity: usize) -> io::Result<Vec<Exchange>> {
+    let alone = |_| Ok(Exchange { to: Vec::new(), from: Vec::new(), bell: Bell::new()? });
+    let mut all = (0..workers).map(alone).collect::<io::Result<Vec<_>>>()?;
     for from in 0..workers {
         for to in 0..workers {
             if from == to {
                 all[from].to.push(None);
             } else {
                 let (sender, receiver) = hand(capacity);
-                all[from].to.push(Some(sender));
+                let bell = all[to].bell.clone();
+                all[from].to.push(Some(Neighbour { ring: sender, bell, untold: false }));
                 all[to].from.push(receiver);
             }
         }
     }
-    all
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -210,7 +253,7 @@ mod tests {
 
     #[test]
     fn packets_of_all_sizes_arrive_whole_and_in_order_across_the_rings_end() {
-        let mut exchanges = exchanges(2, 1);
+        let mut exchanges = exchanges(2, 1).unwrap();
         let (mut one, mut other) = (exchanges.remove(0), exchanges.remove(0));
         let to = one.to[1].as_mut().unwrap();
         let from = &mut other.from[0];
@@ -226,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_takes_nothing_and_a_frame_that_is_too_large_neither() {
-        let mut exchanges = exchanges(2, 1);
+        let mut exchanges = exchanges(2, 1).unwrap();
         let (mut one, mut other) = (exchanges.remove(0), exchanges.remove(0));
         let to = one.to[1].as_mut().unwrap();
         let packet = |len: usize| vec![7; len];

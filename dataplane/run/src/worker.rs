@@ -17,11 +17,12 @@ use sluice_core::time::Now;
 use sluice_core::verdict::{DropReason, Fate, WorkerId};
 
 use crate::answers::{Answers, Ready, Taught, Waited};
+use crate::bell::Bell;
 use crate::epoch::Subscriber;
 use crate::hold::{Hold, Wanted};
 use crate::io::{Burst, Frame, PacketIo, Packets};
 use crate::pieces::Pieces;
-use crate::ring::{EventSender, Exchange, HandReceiver, Handed, Local};
+use crate::ring::{EventSender, Exchange, Handed, Local, Outside, local};
 use crate::watch::{self, Watch, Watches};
 
 /// What a worker does when nothing comes.
@@ -47,8 +48,9 @@ const EMPTY_TURNS: u32 = BUSY_TURNS + 24;
 const SHORT_WAIT: u32 = 256;
 /// Then it looks this often.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
-/// A sleeping worker still looks at commands and time this often.
-const NAP: Duration = Duration::from_millis(5);
+/// A sleeping worker still looks at the time this often; while packets wait for neighbours, at what became of those.
+const NAP: Duration = Duration::from_millis(20);
+const NAP_HOLDING: Duration = Duration::from_millis(1);
 /// Packets of the gateway itself that are sent in one turn.
 const DOWN_A_TURN: usize = 16;
 /// Counters are shown to others this often.
@@ -82,7 +84,7 @@ pub type IoCommand<Io> = Box<dyn FnOnce(&mut Io) + Send>;
 #[derive(Debug)]
 pub struct IoHandle<Io> {
     commands: SyncSender<IoCommand<Io>>,
-    pending: Arc<AtomicBool>,
+    bell: Bell,
 }
 
 impl<Io> IoHandle<Io> {
@@ -95,7 +97,7 @@ impl<Io> IoHandle<Io> {
         let (tell, answer) = sync_channel(1);
         let command = move |io: &mut Io| drop(tell.send(question(io)));
         self.commands.try_send(Box::new(command)).ok()?;
-        self.pending.store(true, Ordering::Release);
+        self.bell.call();
         answer.recv_timeout(most).ok()
     }
 }
@@ -105,7 +107,7 @@ impl<Io> IoHandle<Io> {
 pub struct Handle {
     commands: SyncSender<Command>,
     watches: SyncSender<Watch>,
-    pending: Arc<AtomicBool>,
+    bell: Bell,
     stop: Arc<AtomicBool>,
     shown: Arc<Mutex<Shown>>,
     beat: Arc<AtomicU64>,
@@ -118,19 +120,20 @@ impl Handle {
             self.commands.try_send(command),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
         );
-        self.pending.store(true, Ordering::Release);
+        self.bell.call();
         sent
     }
 
     /// Show packets, from the next burst on. False: too many watch already.
     pub fn watch(&self, watch: Watch) -> bool {
         let sent = self.watches.try_send(watch).is_ok();
-        self.pending.store(true, Ordering::Release);
+        self.bell.call();
         sent
     }
 
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        self.bell.call();
     }
 
     pub fn shown(&self) -> Shown {
@@ -159,7 +162,7 @@ pub struct Worker<Io> {
     pub io: Io,
     pub state: State,
     /// Who has packets for the gateway itself, if anybody wants them.
-    pub local: Option<Local>,
+    local: Option<Local>,
     tables: Subscriber,
     events: EventSender,
     exchange: Exchange,
@@ -193,7 +196,7 @@ impl<Io: PacketIo> Worker<Io> {
         let handle = Handle {
             commands,
             watches,
-            pending: Arc::default(),
+            bell: exchange.bell.clone(),
             stop: Arc::default(),
             shown: Arc::default(),
             beat: Arc::default(),
@@ -226,12 +229,19 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
+    /// Have packets of and for the gateway itself go to and come from here, with room for so many each way.
+    pub fn connect(&mut self, capacity: usize) -> Outside {
+        let (inside, outside) = local(capacity, self.handle.bell.clone());
+        self.local = Some(inside);
+        outside
+    }
+
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
     pub fn io_handle(&self) -> IoHandle<Io> {
-        IoHandle { commands: self.io_commands.clone(), pending: Arc::clone(&self.handle.pending) }
+        IoHandle { commands: self.io_commands.clone(), bell: self.handle.bell.clone() }
     }
 
     /// Turn until told to stop. `clock` is read once a turn.
@@ -357,6 +367,7 @@ impl<Io: PacketIo> Worker<Io> {
             }
         }
         waiting.into_iter().for_each(|(frame, wanted)| self.keep(frame, wanted, now));
+        self.exchange.tell();
     }
 
     /// Keep a frame for a moment, and have what it waits for seen to.
@@ -398,12 +409,12 @@ impl<Io: PacketIo> Worker<Io> {
             let (tables, reason) = (self.tables.view(), wanted.reason());
             give_up(tables, &mut self.state, now, &mut self.io, frame, reason, &mut self.events);
         }
-        if self.handle.pending.swap(false, Ordering::Acquire) {
+        if self.handle.bell.take_call() {
             // One a turn: some go on with another one of their own.
             if let Ok(command) = self.inbox.try_recv() {
                 let tables = self.tables.view();
                 command(&mut self.state, tables, now);
-                self.handle.pending.store(true, Ordering::Release);
+                self.handle.bell.call();
             }
             self.coming_watches.try_iter().for_each(|watch| self.watches.add(watch));
             while let Ok(command) = self.io_inbox.try_recv() {
@@ -439,7 +450,7 @@ impl<Io: PacketIo> Worker<Io> {
         } else {
             self.answers.ring();
             self.tables.park();
-            self.io.wait(LOOK_EVERY);
+            self.io.wait(LOOK_EVERY, &self.handle.bell);
         }
     }
 
@@ -454,10 +465,8 @@ impl<Io: PacketIo> Worker<Io> {
             Idle::Sleep => true,
         };
         // What is to be done comes in steps, one a turn: the next may wait already.
-        if nap && !self.handle.pending.load(Ordering::Relaxed) {
-            self.mine.naps += 1;
-            self.tables.park();
-            self.io.wait(NAP);
+        if nap && !self.is_wanted() && !self.state.flows.is_behind() {
+            self.nap();
         } else if self.empty_turns > BUSY_TURNS {
             self.look_out();
         } else {
@@ -465,17 +474,31 @@ impl<Io: PacketIo> Worker<Io> {
         }
     }
 
+    fn nap(&mut self) {
+        self.mine.naps += 1;
+        self.tables.park();
+        self.handle.bell.lie_down();
+        if !self.is_wanted() {
+            let most = if self.hold.is_empty() { NAP } else { NAP_HOLDING };
+            self.io.wait(most, &self.handle.bell);
+        }
+        self.handle.bell.get_up();
+    }
+
+    /// Is there something to do that does not come by a device?
+    fn is_wanted(&self) -> bool {
+        self.handle.bell.was_called()
+            || self.exchange.has_come()
+            || self.local.as_ref().is_some_and(Local::has_come)
+            || self.handle.stop.load(Ordering::Relaxed)
+    }
+
     /// Look out for something to do, without a generation: should this thread lose its core, nobody who publishes one has
     /// to wait for it.
     fn look_out(&mut self) {
         self.tables.park();
         for _ in 0..LOOKS {
-            let local = self.local.as_ref().is_some_and(Local::has_come);
-            if self.io.has_come()
-                || self.exchange.from.iter().any(HandReceiver::has_come)
-                || local
-                || self.handle.pending.load(Ordering::Relaxed)
-            {
+            if self.io.has_come() || self.is_wanted() {
                 return;
             }
             std::hint::spin_loop();

@@ -98,7 +98,7 @@ impl Lab {
         publisher.publish(tables()).unwrap();
         let (answers, classroom) = answers(WorkerId(0), learner);
         let (wanted, _) = RingBuffer::new(8);
-        let exchange = exchanges(1, 8).remove(0);
+        let exchange = exchanges(1, 8).unwrap().remove(0);
         let ends = Ends { tables: publisher.subscribe(), events: events(64).0, exchange, wanted, answers };
         let state = State::new(Config::new(1000, [1, 2, 3, 4]));
         let worker = Worker::new(MemIo::new(2, 2000), state, ends, Idle::Poll);

@@ -26,7 +26,7 @@ impl Pair {
         let mut publisher = publisher(2);
         let make =
             |(id, exchange)| Gateway::one_of(&mut publisher, WorkerId(id), exchange, Rates::default(), 1);
-        let workers = (0..2).zip(exchanges(2, ring)).map(make).collect();
+        let workers = (0..2).zip(exchanges(2, ring).unwrap()).map(make).collect();
         Self { workers, _publisher: publisher, turns: 0 }
     }
 

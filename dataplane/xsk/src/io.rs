@@ -1,11 +1,12 @@
 //! [`PacketIo`] over AF_XDP: one worker's queue on each of its devices, all in one memory.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use sluice_core::packet::{Packet, PortId};
+use sluice_run::bell::Bell;
 use sluice_run::io::{Burst, Frame, PacketIo, Packets};
 
 pub use crate::buffers::BUFFER;
@@ -17,6 +18,8 @@ use crate::sys::{self, Descriptor, UmemReg};
 
 /// What the kernel leaves free before a received frame, on top of its own 256 bytes.
 const HEADROOM: u32 = 0;
+/// Devices that a worker sleeps for, and its bell.
+const MOST_FDS: usize = 65;
 /// What we leave free before a frame that we put into a buffer.
 const START: usize = 256;
 /// Large frames that a worker has in its hands or is sending.
@@ -471,13 +474,15 @@ impl PacketIo for XskIo {
         self.config.busy_poll > 0 || self.slots.iter_mut().any(Slot::has_come)
     }
 
-    fn wait(&mut self, most: Duration) {
-        let mut fds: ArrayVec<libc::pollfd, 64> = self
+    fn wait(&mut self, most: Duration, bell: &Bell) {
+        let mut fds: ArrayVec<libc::pollfd, MOST_FDS> = self
             .slots
             .iter()
             .filter_map(|slot| slot.socket.as_ref())
-            .map(|socket| libc::pollfd { fd: socket.raw(), events: libc::POLLIN, revents: 0 })
-            .take(64)
+            .map(Socket::raw)
+            .take(MOST_FDS - 1)
+            .chain([bell.as_fd().as_raw_fd()])
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
             .collect();
         sys::poll(&mut fds, most);
     }

@@ -127,6 +127,8 @@ pub struct FlowTable {
     half_open: Waiting,
     cursor: u32,
     swept: Now,
+    /// The last turn of the sweep left something to the next.
+    behind: bool,
 }
 
 impl FlowTable {
@@ -154,6 +156,7 @@ impl FlowTable {
             half_open: Waiting::new((flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),
+            behind: false,
         }
     }
 

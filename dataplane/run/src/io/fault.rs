@@ -7,6 +7,7 @@ use std::time::Duration;
 use sluice_core::packet::PortId;
 
 use super::{Burst, Frame, PacketIo, Packets};
+use crate::bell::Bell;
 
 /// How many of a thousand frames meet each fault.
 #[derive(Clone, Copy, Debug, Default)]
@@ -164,8 +165,8 @@ impl<Io: PacketIo> PacketIo for FaultIo<Io> {
         self.inner.flush();
     }
 
-    fn wait(&mut self, most: Duration) {
-        self.inner.wait(most);
+    fn wait(&mut self, most: Duration, bell: &Bell) {
+        self.inner.wait(most, bell);
     }
 
     fn drained(&self) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sluice_core::packet::{Packet, PortId};
 
 use super::{Burst, Frame, PacketIo, Packets};
+use crate::bell::Bell;
 
 /// Room before each frame, as AF_XDP leaves it.
 pub const HEADROOM: usize = 256;
@@ -103,7 +104,7 @@ impl PacketIo for MemIo {
 
     fn flush(&mut self) {}
 
-    fn wait(&mut self, _most: Duration) {}
+    fn wait(&mut self, _most: Duration, _bell: &Bell) {}
 
     fn drained(&self) -> bool {
         self.waiting.is_empty()

@@ -25,7 +25,7 @@ use sluice_run::epoch::Publisher;
 use sluice_run::hold::Wanted;
 use sluice_run::io::fault::{FaultIo, Rates};
 use sluice_run::io::mem::MemIo;
-use sluice_run::ring::{EventReceiver, Exchange, events};
+use sluice_run::ring::{EventReceiver, Exchange, events, exchanges};
 use sluice_run::worker::{Ends, Idle, Worker};
 
 pub const BUFFERS: usize = 512;
@@ -55,7 +55,7 @@ pub fn publisher(workers: u8) -> Publisher {
 
 impl Gateway {
     pub fn new(publisher: &mut Publisher, rates: Rates, seed: u64) -> Self {
-        Self::one_of(publisher, WorkerId(0), Exchange::default(), rates, seed)
+        Self::one_of(publisher, WorkerId(0), exchanges(1, 1).unwrap().remove(0), rates, seed)
     }
 
     pub fn one_of(

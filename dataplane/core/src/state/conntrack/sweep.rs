@@ -23,10 +23,11 @@ impl FlowTable {
         let elapsed = now.0.saturating_sub(self.swept.0).min(SWEEP_SECONDS * Now::SECOND);
         let due = elapsed * u64::from(self.high) / (SWEEP_SECONDS * Now::SECOND);
         if due == 0 {
+            self.behind = false;
             return 0;
         }
-        self.swept = now;
-        let mut left = usize::try_from(due).map_or(SWEEP_MOST, |due| due.min(SWEEP_MOST));
+        let most = usize::try_from(due).map_or(SWEEP_MOST, |due| due.min(SWEEP_MOST));
+        let mut left = most;
         let mut removed = 0;
         while left > 0 && removed < REMOVE_MOST {
             let over = self.some_over(now, timeouts, &mut left);
@@ -43,7 +44,20 @@ impl FlowTable {
             }
             removed += u32::try_from(over.len()).unwrap_or(0);
         }
+        // After a pause, what one turn may not look at is for the next ones.
+        let behind = due - (most - left) as u64;
+        self.behind = behind > 0;
+        self.swept = now;
+        if self.behind {
+            let time = (behind * (SWEEP_SECONDS * Now::SECOND)).div_ceil(u64::from(self.high));
+            self.swept = Now(now.0 - time);
+        }
         removed
+    }
+
+    /// Did the last turn of expiry leave something to the next one?
+    pub const fn is_behind(&self) -> bool {
+        self.behind
     }
 
     /// The next flows whose time is over.

@@ -105,6 +105,30 @@ fn the_sweep_ends_what_is_idle_and_spares_what_is_not() {
 }
 
 #[test]
+fn after_a_pause_the_sweep_catches_up_a_bounded_piece_a_turn() {
+    let flows = 3000;
+    let mut table = table(flows);
+    for n in 0..flows {
+        table.insert(&translated(key(n, true), n), Now(0)).unwrap();
+    }
+    let now = Now(100_000 * Now::SECOND);
+    let mut turns = 0;
+    loop {
+        let removed = table.sweep(now, &Timeouts::default(), |_, _| ());
+        turns += 1;
+        assert!(removed < 128, "{removed} in one turn");
+        if !table.is_behind() {
+            break;
+        }
+    }
+    assert_eq!(table.occupancy().0, 0);
+    assert!(turns >= flows / 128 && turns <= flows / 64 + 2, "{turns} turns");
+    // Nothing is due to be looked at: nobody is kept awake for it.
+    table.sweep(Now(now.0 + 1), &Timeouts::default(), |_, _| ());
+    assert!(!table.is_behind());
+}
+
+#[test]
 fn the_longest_waiting_half_open_flow_goes_first() {
     let mut table = table(16);
     for n in 0..16 {
