@@ -4,6 +4,7 @@
 //! beforehand. Rows of bursts and of what is fetched ahead take the path's own steps for 64 packets, in its order; rows
 //! "one by one" say what it would cost without.
 
+mod expiry;
 mod flows;
 mod rings;
 

@@ -10,15 +10,15 @@ use sluice_core::packet::{BURST, Packet, PortId};
 use sluice_core::parse::{ACK, parse};
 use sluice_core::path::stages::{Stages, Words};
 use sluice_core::state::conntrack::{FlowTable, NewFlow};
-use sluice_core::state::flow::{Cold, Hot, Keys, SERVICE, TRANSLATED, Timeouts};
+use sluice_core::state::flow::{Cold, Hot, Keys, SERVICE, TRANSLATED};
 use sluice_core::state::tcp::TcpState;
 use sluice_core::time::Now;
 
-use super::{ASKED, Bench};
-use crate::clock::{self, Undisturbed};
+use super::{ASKED, Bench, expiry};
+use crate::clock;
 use crate::random::Random;
 
-const SEED: Seed =
+pub(super) const SEED: Seed =
     Seed([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89]);
 
 /// Bytes of a frame's room.
@@ -157,7 +157,7 @@ fn table(bench: &Bench<'_>, flows: u32) -> anyhow::Result<()> {
             "{found} of {ASKED} flows were found"
         );
     }
-    expire(bench, &mut table, begin, flows)
+    expiry::run(bench, flows)
 }
 
 /// Nanoseconds a flow of filling a table, burst by burst. The keys are read from packets elsewhere, so they are made before.
@@ -189,55 +189,7 @@ fn keys(n: u32) -> Keys {
 }
 
 /// A flow past its SYN, so that ordinary packets find it.
-fn new(n: u32) -> NewFlow {
+pub(super) fn new(n: u32) -> NewFlow {
     let hot = Hot { tcp: TcpState::Established as u8, ..Hot::default() };
     NewFlow { keys: keys(n), hot, cold: Cold::default() }
-}
-
-/// All flows run out at once: what each costs, and the longest that a turn was held up (by the table, not by somebody else
-/// who wanted the core).
-fn expire(bench: &Bench<'_>, table: &mut FlowTable, begin: Now, flows: u32) -> anyhow::Result<()> {
-    let timeouts = Timeouts::default();
-    let mut now = Now(begin.0 + 10_000 * Now::SECOND);
-    let (mut total, mut turns, mut left) = (0.0, Vec::new(), flows);
-    let (mut undisturbed, mut uncounted) = (Undisturbed::new(), 0);
-    while left > 0 {
-        // As often as a busy worker turns.
-        now.0 += 20_000;
-        let (time, removed) = clock::time(|| {
-            table.sweep(now, &timeouts, |_, over| {
-                black_box(over);
-            })
-        });
-        left -= removed;
-        if undisturbed.was_ours(time) {
-            total += time;
-            turns.push(time);
-        } else {
-            uncounted += removed;
-        }
-    }
-    bench.report(format!("flow expire, {flows} flows"), &[total / f64::from(flows - uncounted)])?;
-    turns.sort_by(f64::total_cmp);
-    bench
-        .report(format!("turn of expiry, {flows} flows, 999 of 1000"), &[turns[turns.len() * 999 / 1000]])?;
-    bench.report(format!("turn of expiry, {flows} flows, the longest"), &[clock::max(&turns)])?;
-    // Whose is it? As many stretches, about as long, in which nothing is done but count.
-    let spins = clock::median(&turns).max(1.0);
-    let mut counting = vec![0.0];
-    for _ in 0..turns.len() {
-        let (time, ()) = clock::time(|| {
-            let mut count = 0.0;
-            while black_box(count) < spins {
-                count += 1.0;
-            }
-        });
-        if undisturbed.was_ours(time) {
-            counting.push(time);
-        }
-    }
-    bench.report(
-        format!("as many turns that only count, {flows} flows, the longest"),
-        &[clock::max(&counting)],
-    )
 }
