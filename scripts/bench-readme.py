@@ -124,8 +124,8 @@ class Run:
         said = run / "scenarios.txt"
         self.said = said.read_text() if said.exists() else ""
 
-    def path(self, scenario, flows, key="ns_per_packet_median"):
-        plain = dict(scenario=scenario, flows=flows, ipv6=False, vlan=False, services=1, skew="uniform", attack=None)
+    def path(self, scenario, flows, key="ns_per_packet_median", **what):
+        plain = dict(scenario=scenario, flows=flows, ipv6=False, vlan=False, services=1, skew="uniform", attack=None) | what
         return next((r[key] for r in self.paths if all(r[k] == v for k, v in plain.items())), None)
 
     def table(self, *operations):
@@ -164,12 +164,26 @@ def goals(run):
     yield "rewrite to a backend, with checksums", 2, 3.5, "VPP", ns.table("rewrite to a backend, checksums with it"), tables
     for flows, goal, best, whose in peers:
         yield f"**gateway, established, {flows:,} flows**", goal, best, whose, ns.path("gateway", flows), path
-    yield "**gateway, new connection**, 10,000 flows", 100, 555, "VPP cnat", ns.path("new", 10_000), "`path --scenario new`"
+    new = "`path --scenario new`"
+    yield "**gateway, new connection**, 10,000 flows", 100, 555, "VPP cnat", ns.path("new", 10_000), new
+    # A quarter more.
+    for option, what in [("ipv6", "IPv6"), ("vlan", "tagged")]:
+        for flows, goal, _, _ in peers:
+            ours = ns.path("gateway", flows, **{option: True})
+            yield f"gateway, established, {what}, {flows:,} flows", goal * 1.25, None, "", ours, f"`path --{option}`"
+        ours = ns.path("new", 10_000, **{option: True})
+        yield f"gateway, new connection, {what}, 10,000 flows", 125, None, "", ours, f"`path --scenario new --{option}`"
+    longest = ns.table("turn of expiry, 1000000 flows, the longest")
+    yield "longest turn of expiry, 1M flows run out at once", 50_000, None, "", longest, tables
     yield "bytes a connection, both directions, 10M flows", 128, 121, "Katran, one way", ns.path("gateway", 10_000_000, "bytes_per_flow"), path
     yield "allocations a packet", 0, None, "", ns.path("gateway", 10_000, "allocations_per_packet"), path
     scale, publish, names = ("`scripts/e2e/run.sh " + name + "`" for name in ("scale", "publish", "names"))
     replaced = ns.scenario(r"replaced whole .* ([0-9.]+) ms in the dataplane")
     yield "10,000 services replaced, ms", 50, 510, "iptables", replaced, scale
+    cold = ns.scenario(r"cold start: .* came back ([0-9.]+) ms")
+    yield "first packet after a cold start with 10,000 services, ms", 1000, None, "", cold, scale
+    idle = ns.scenario(r"idle in sleep mode: the dataplane takes ([0-9.]+) %")
+    yield "an idle gateway in sleep mode, % of a core", 1, None, "", idle, scale
     added = ns.scenario(r"one pod added: .* ([0-9.]+) ms at p99")
     yield "one pod added, live on every worker at p99, ms", 5, None, "", added, publish
     held = ns.scenario(r"DNS answers held: .*p99 at most ([0-9.]+)")
