@@ -359,11 +359,29 @@ pub fn config_show(file: &Path) -> Result<()> {
 }
 
 pub fn config_options() -> Result<()> {
-    OPTIONS.iter().try_for_each(|(name, what)| output::line(&format!("{name:32} {what}\n")))
+    let defaults = Options::default();
+    OPTIONS.iter().try_for_each(|(name, what)| {
+        let default = defaults.get(name).unwrap_or_else(|| "nothing".to_owned());
+        output::line(&format!("{name:40} {what} [{default}]\n"))
+    })
+}
+
+/// With every option under either section, where it may stand.
+fn gateway_schema() -> Result<Value> {
+    let mut schema: Value = serde_json::from_str(include_str!("gateway.schema.json"))?;
+    for section in ["policy", "services"] {
+        let section = &mut schema["properties"]["spec"]["properties"][section];
+        section["additionalProperties"] = json!(false);
+        for (name, what) in OPTIONS {
+            section["properties"][name] =
+                json!({"type": ["string", "boolean", "number", "null"], "description": what});
+        }
+    }
+    Ok(schema)
 }
 
 pub fn config_schema(kind: Option<&str>) -> Result<()> {
-    let Some(kind) = kind else { return output::line(include_str!("gateway.schema.json")) };
+    let Some(kind) = kind else { return output::json(&gateway_schema()?) };
     let known = schema::KINDS.join(", ");
     let schema = schema::of(kind).with_context(|| format!("there is no schema of {kind}, but of {known}"))?;
     output::json(&schema)

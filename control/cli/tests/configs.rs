@@ -171,6 +171,68 @@ fn a_mistake_is_refused_with_its_place() {
 }
 
 #[test]
+fn what_is_shown_of_a_configuration_means_the_same_configuration() {
+    let example = shown(&configs().join("gateway.yaml"));
+    let again = Scratch::new("again", &example.to_string());
+    assert_eq!(shown(&again.0), example);
+    let options = "spec: {policy: {labels: \"k8s:app\", policy-deny-response: icmp}, services: {bpf-lb-dsr-dispatch: ipip}}\n";
+    let text = format!("apiVersion: sluice.dev/v1\nkind: Gateway\n{options}");
+    let first = shown(&Scratch::new("options", &text).0);
+    assert_eq!(first["spec"]["policy"]["policy-deny-response"], "icmp");
+    assert_eq!(first["spec"]["services"]["bpf-lb-dsr-dispatch"], "ipip");
+    assert_eq!(shown(&Scratch::new("options-again", &first.to_string()).0), first);
+}
+
+#[test]
+fn nothing_that_was_written_is_passed_over() {
+    let head = "apiVersion: sluice.dev/v1\nkind: Gateway\n";
+    for (n, (text, said)) in [
+        ("specs: {}\n", "3:1: specs: unknown field"),
+        ("metadata: {nam: x}\n", "3:12: metadata.nam: unknown field; did you mean name?"),
+        (
+            "spec: {interfaces: [{name: a, queues: 7}]}\n",
+            "3:39: spec.interfaces[0].queues: queues must be all, not 7",
+        ),
+        (
+            "spec: {interfaces: [{name: a}, {name: a}]}\n",
+            "spec.interfaces[1]: the interface a is there twice",
+        ),
+        (
+            "spec: {workers: {cores: [0, two]}}\n",
+            "3:29: spec.workers: cores must be numbers of cores, each once",
+        ),
+        ("spec: {workers: {cores: [1, -1]}}\n", "each once"),
+        ("spec: {workers: {cores: [1, 1]}}\n", "each once"),
+        ("spec: {workers: {cores: []}}\n", "spec.workers.cores: cores must be auto"),
+        ("spec: {workers: {hugePages: nope}}\n", "hugePages must be auto, true or false, not nope"),
+        ("spec: {services: {clampMss: yes}}\n", "spec.services.clampMss: must be true or false"),
+        (
+            "spec: {services: {nodePortRange: 30000-33000}}\n",
+            "nodePortRange and snatPorts have ports in common",
+        ),
+        ("spec: {policy: {enable-ipv4: false, enable-ipv6: false}}\n", "are both false"),
+        (
+            "spec:\n  policy:\n    audit: false\n    enforcement: foo\n",
+            "6:18: spec.policy.enforcement: enable-policy must be one of",
+        ),
+        (
+            "spec:\n  services:\n    mode: dnat\n    nodeport-addresses: here\n",
+            "6:25: spec.services.nodeport-addresses: here is no",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let scratch = Scratch::new(&format!("passed-over-{n}"), &format!("{head}{text}"));
+        let output = sluice(&["config", "show", scratch.0.to_str().unwrap()]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && told.contains(said), "{text}: {told}");
+    }
+    let listed = Scratch::new("listed", &format!("{head}spec: {{workers: {{cores: [3, 2]}}}}\n"));
+    assert_eq!(shown(&listed.0)["spec"]["workers"]["cores"], serde_json::json!([3, 2]));
+}
+
+#[test]
 fn a_ring_that_the_kernel_would_refuse_is_refused_here() {
     let ring = |size: &str| {
         let text = gateway_text().replace("    ring: 2048", &format!("    ring: {size}"));

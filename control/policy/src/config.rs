@@ -118,6 +118,13 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     }
     let mut metadata = section(&mut root, "metadata", &nothing);
     let name = metadata.loose_text("name").unwrap_or_else(|| "gateway".to_owned());
+    for known in ["labels", "annotations"] {
+        metadata.raw(known);
+    }
+    metadata.deny_unknown();
+    // What is misspelt would leave a gateway with defaults alone.
+    root.raw("spec");
+    root.deny_unknown();
     let mut spec = section(&mut root, "spec", &nothing);
     let mut options = Options {
         node: spec.loose_text("node").unwrap_or_else(|| name.clone()),
@@ -150,6 +157,9 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     let mut services_section = section(&mut spec, "services", &nothing);
     dataplane.addresses_on = services_section.loose_text("addressesOn");
     services(&mut services_section, &mut options);
+    if !options.ipv4 && !options.ipv6 {
+        spec.error(spec.node, "enable-ipv4 and enable-ipv6 are both false: no packet would be anybody's");
+    }
     masquerade(&mut section(&mut spec, "masquerade", &nothing), &mut options);
     tunnels(&mut section(&mut spec, "tunnels", &nothing), &mut options);
     let mut flows = section(&mut spec, "flows", &nothing);
@@ -222,8 +232,10 @@ fn interfaces(spec: &mut Fields<'_, '_>) -> Vec<Interface> {
                 true
             }
         };
-        // All queues up to the number of workers are served.
-        fields.loose_text("queues");
+        if let Some(queues) = fields.loose_text("queues").filter(|queues| queues != "all") {
+            let what = format!("queues must be all, not {queues}: as many are served as there are workers");
+            wrong(&mut fields, "queues", what);
+        }
         let announce = fields.flag("announce").unwrap_or(false);
         let mut vlans = Vec::new();
         for (text, node, place) in fields.texts("vlans") {
@@ -233,44 +245,59 @@ fn interfaces(spec: &mut Fields<'_, '_>) -> Vec<Interface> {
             }
         }
         fields.deny_unknown();
+        if interfaces.iter().any(|known: &Interface| known.name == name) {
+            fields.error(node, format!("the interface {name} is there twice"));
+        }
         interfaces.push(Interface { name, mode, zero_copy, announce, vlans });
     }
     interfaces
 }
 
 fn workers(fields: &mut Fields<'_, '_>, dataplane: &mut DataplaneSettings) {
-    let node = fields.node;
     match fields.some("cores").map(|node| &node.value) {
         None => {}
         Some(Value::Text(text)) if text == "auto" => {}
         Some(Value::Int(n)) if (1..=64).contains(n) => dataplane.workers = u8::try_from(*n).unwrap_or(1),
-        Some(Value::List(items)) => {
+        Some(Value::List(items)) if (1..=64).contains(&items.len()) => {
             for item in items.iter() {
-                if let Value::Int(core) = item.value {
-                    dataplane.cores.push(usize::try_from(core).unwrap_or(0));
+                let core = if let Value::Int(core) = item.value { usize::try_from(core).ok() } else { None };
+                match core.filter(|core| !dataplane.cores.contains(core)) {
+                    Some(core) => dataplane.cores.push(core),
+                    None => fields.error(item, "cores must be numbers of cores, each once"),
                 }
             }
-            dataplane.workers = u8::try_from(dataplane.cores.len().max(1)).unwrap_or(u8::MAX);
+            dataplane.workers = u8::try_from(items.len()).unwrap_or(u8::MAX);
         }
-        Some(_) => fields.error(node, "cores must be auto, a number from 1 to 64, or a list of cores"),
+        Some(_) => {
+            let what = "cores must be auto, a number from 1 to 64, or a list of 1 to 64 cores";
+            wrong(fields, "cores", what.to_owned());
+        }
     }
     dataplane.polling = match fields.text("poll").as_deref() {
         None | Some("adaptive") => Polling::Adaptive,
         Some("busy") => Polling::Busy,
         Some("sleep") => Polling::Sleep,
         Some(other) => {
-            fields.error(node, format!("poll must be busy, adaptive or sleep, not {other}"));
+            let what = format!("poll must be busy, adaptive or sleep, not {other}");
+            wrong(fields, "poll", what);
             Polling::Adaptive
         }
     };
-    dataplane.huge_pages = fields.loose_text("hugePages").is_none_or(|text| text != "false");
+    match fields.loose_text("hugePages").as_deref() {
+        None | Some("auto" | "true") => {}
+        Some("false") => dataplane.huge_pages = false,
+        Some(other) => {
+            let what = format!("hugePages must be auto, true or false, not {other}");
+            wrong(fields, "hugePages", what);
+        }
+    }
     if let Some(microseconds) = fields.int("busyPoll", 0, 1_000_000) {
         dataplane.busy_poll = u32::try_from(microseconds).unwrap_or(0);
     }
     match fields.int("ring", 64, 65_536).map(u32::try_from) {
         None | Some(Err(_)) => {}
         Some(Ok(ring)) if ring.is_power_of_two() => dataplane.ring = ring,
-        Some(Ok(ring)) => fields.error(node, format!("ring must be a power of two, not {ring}")),
+        Some(Ok(ring)) => wrong(fields, "ring", format!("ring must be a power of two, not {ring}")),
     }
     fields.deny_unknown();
 }
@@ -288,31 +315,36 @@ fn guard(fields: &mut Fields<'_, '_>, dataplane: &mut DataplaneSettings, options
 }
 
 fn policy(fields: &mut Fields<'_, '_>, options: &mut Options) {
-    let node = fields.node;
     for (key, option) in [("enforcement", "enable-policy"), ("audit", "policy-audit-mode")] {
-        if let Some(value) = fields.loose_text(key)
-            && let Err(what) = options.set(option, &value)
-        {
-            fields.error(node, what);
-        }
+        set(fields, key, option, options);
     }
     by_names(fields, options);
 }
 
+/// An option by the key that it stands under.
+fn set(fields: &mut Fields<'_, '_>, key: &'static str, option: &str, options: &mut Options) {
+    if let Some(value) = fields.loose_text(key)
+        && let Err(what) = options.set(option, &value)
+    {
+        wrong(fields, key, what);
+    }
+}
+
+/// A mistake in the value of this key, with its place.
+fn wrong(fields: &mut Fields<'_, '_>, key: &str, what: String) {
+    let at = fields.node.get(key).unwrap_or(fields.node);
+    fields.problems.errors.push(fields.place.key(key).problem(at, what));
+}
+
 fn services(fields: &mut Fields<'_, '_>, options: &mut Options) {
-    let node = fields.node;
     for (key, option) in [
         ("mode", "bpf-lb-mode"),
         ("algorithm", "bpf-lb-algorithm"),
         ("maglevTableSize", "bpf-lb-maglev-table-size"),
     ] {
-        if let Some(value) = fields.loose_text(key)
-            && let Err(what) = options.set(option, &value)
-        {
-            fields.error(node, what);
-        }
+        set(fields, key, option, options);
     }
-    options.settings.clamp_mss = fields.loose_text("clampMss").is_some_and(|text| text == "true");
+    options.settings.clamp_mss = fields.flag("clampMss").unwrap_or(false);
     options.settings.snat_addresses = addresses(fields, "snatAddresses");
     for (key, range) in
         [("nodePortRange", &mut options.settings.node_ports), ("snatPorts", &mut options.settings.snat_ports)]
@@ -321,21 +353,22 @@ fn services(fields: &mut Fields<'_, '_>, options: &mut Options) {
         let parsed = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
         match parsed {
             Some((first, last)) if first <= last && first > 0 => *range = (first, last),
-            _ => fields.error(node, format!("{key} must be like {}-{}", range.0, range.1)),
+            _ => wrong(fields, key, format!("{key} must be like {}-{}", range.0, range.1)),
         }
+    }
+    let (services, sources) = (options.settings.node_ports, options.settings.snat_ports);
+    if services.0 <= sources.1 && sources.0 <= services.1 {
+        let what = "nodePortRange and snatPorts have ports in common: what comes back to one could be meant for the other";
+        let node = fields.node;
+        fields.error(node, what);
     }
     by_names(fields, options);
 }
 
 /// Options by Cilium's own names may stand beside ours.
 fn by_names(fields: &mut Fields<'_, '_>, options: &mut Options) {
-    let node = fields.node;
     for (name, _) in OPTIONS {
-        if let Some(value) = fields.loose_text(name)
-            && let Err(what) = options.set(name, &value)
-        {
-            fields.error(node, what);
-        }
+        set(fields, name, name, options);
     }
     fields.deny_unknown();
 }
@@ -484,9 +517,29 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 
 /// The file as JSON with all defaults in.
 pub fn show(gateway: &Gateway) -> Json {
+    let mut shown = show_sections(gateway);
+    for (name, _) in OPTIONS.iter().filter(|(name, _)| !OWN_NAMES.contains(name)) {
+        let section =
+            if ABOUT_SERVICES.iter().any(|part| name.contains(part)) { "services" } else { "policy" };
+        shown["spec"][section][name] = match gateway.options.get(name) {
+            None => Json::Null,
+            // Truths and numbers as YAML has them.
+            Some(text) => serde_json::from_str(&text).unwrap_or(Json::String(text)),
+        };
+    }
+    shown
+}
+
+/// Options that have names of ours, too, and parts of the names of those about services.
+const OWN_NAMES: [&str; 5] =
+    ["enable-policy", "policy-audit-mode", "bpf-lb-mode", "bpf-lb-algorithm", "bpf-lb-maglev-table-size"];
+const ABOUT_SERVICES: [&str; 3] = ["bpf-lb-", "nodeport-", "service-"];
+
+fn show_sections(gateway: &Gateway) -> Json {
     let list =
         |prefixes: &[Prefix]| prefixes.iter().map(|p| format!("{}/{}", p.addr, p.len)).collect::<Vec<_>>();
     let (options, dataplane) = (&gateway.options, &gateway.dataplane);
+    let cores = if dataplane.cores.is_empty() { json!(dataplane.workers) } else { json!(dataplane.cores) };
     json!({
         "apiVersion": "sluice.dev/v1",
         "kind": "Gateway",
@@ -498,7 +551,7 @@ pub fn show(gateway: &Gateway) -> Json {
             "interfaces": dataplane.interfaces.iter().map(|i| json!({
                 "name": i.name, "mode": i.mode, "zeroCopy": i.zero_copy, "announce": i.announce, "vlans": i.vlans,
             })).collect::<Vec<_>>(),
-            "workers": {"cores": dataplane.workers, "poll": dataplane.polling, "hugePages": dataplane.huge_pages,
+            "workers": {"cores": cores, "poll": dataplane.polling, "hugePages": dataplane.huge_pages,
                 "busyPoll": dataplane.busy_poll, "ring": dataplane.ring},
             "guard": {"prefixes": list(&options.settings.guarded),
                 "onFailure": if dataplane.on_failure_pass { "pass" } else { "drop" }},

@@ -145,6 +145,11 @@ impl Filter {
         Ok(Self { text: text.to_owned(), added })
     }
 
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     pub fn is_relevant(&self, key: &str) -> bool {
         let (mut included, mut excluded) = by_default(key);
         let mut chosen = false;

@@ -308,6 +308,60 @@ impl Options {
         Ok(())
     }
 
+    /// One option as [`Self::set`] takes it. `None`: it has no value, or there is no such option.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let (dns, kinds) = (&self.settings.dns, &self.kinds);
+        let prefix = |prefix: &Prefix| format!("{}/{}", prefix.addr, prefix.len);
+        let source =
+            |v4: bool| self.settings.tunnel_sources.iter().find(|p| p.addr.is_ipv4() == v4).map(prefix);
+        let one = |holds: bool, yes: &str, no: &str| if holds { yes.to_owned() } else { no.to_owned() };
+        Some(match name {
+            "enable-policy" => format!("{:?}", self.enforcement).to_lowercase(),
+            "policy-audit-mode" => self.audit.to_string(),
+            "policy-deny-response" => one(self.settings.deny_response, "icmp", "none"),
+            "bpf-lb-algorithm" => self.algorithm.clone(),
+            "bpf-lb-maglev-table-size" => self.maglev_size.to_string(),
+            "bpf-lb-maglev-hash-seed" => seed_text(self.settings.hash_seed),
+            "bpf-lb-mode" => self.mode.clone(),
+            "bpf-lb-mode-annotation" => self.mode_annotation.to_string(),
+            "bpf-lb-dsr-dispatch" => self.dispatch.clone(),
+            "bpf-lb-rss-ipv4-src-cidr" => source(true)?,
+            "bpf-lb-rss-ipv6-src-cidr" => source(false)?,
+            "bpf-lb-external-clusterip" => self.external_clusterip.to_string(),
+            "bpf-lb-source-range-all-types" => self.source_range_all_types.to_string(),
+            "tofqdns-min-ttl" => dns.min_ttl.to_string(),
+            "tofqdns-endpoint-max-ip-per-hostname" => dns.most_per_name.to_string(),
+            "tofqdns-max-deferred-connection-deletes" => dns.most_lingering.to_string(),
+            "tofqdns-idle-connection-grace-period" => format!("{}s", dns.idle_grace),
+            "tofqdns-proxy-response-max-delay" => format!("{}ms", dns.max_delay),
+            "tofqdns-dns-reject-response-code" => one(dns.name_error, "nameError", "refused"),
+            "tofqdns-pre-cache" => self.tofqdns_pre_cache.as_ref()?.display().to_string(),
+            "labels" => Some(self.filter.text()).filter(|text| !text.is_empty())?.to_owned(),
+            "enable-ipv4" => self.ipv4.to_string(),
+            "enable-ipv6" => self.ipv6.to_string(),
+            "allow-localhost" => one(self.allow_localhost, "auto", "policy"),
+            "allow-icmp-frag-needed" => kinds.frag_needed.to_string(),
+            "enable-host-firewall" => kinds.host_firewall.to_string(),
+            "enable-k8s-cluster-network-policy" => kinds.cluster_network_policy.to_string(),
+            "enable-extended-ip-protocols" => kinds.extended_protocols.to_string(),
+            "enable-node-selector-labels" => kinds.node_labels.to_string(),
+            "policy-default-local-cluster" => true.to_string(),
+            "policy-cidr-match-mode" => {
+                let modes = [(self.cidr_matches.nodes, "nodes"), (self.cidr_matches.pods, "pods")];
+                let on: Vec<&str> = modes.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+                Some(on.join(",")).filter(|text| !text.is_empty())?
+            }
+            "nodeport-addresses" => {
+                let all: Vec<String> = self.node_port_addresses.iter().map(prefix).collect();
+                Some(all.join(",")).filter(|text| !text.is_empty())?
+            }
+            "enable-service-topology" => self.topology.to_string(),
+            "k8s-service-proxy-name" => Some(self.proxy_name.clone()).filter(|name| !name.is_empty())?,
+            "service-no-backend-response" => one(self.no_backend_reject, "reject", "drop"),
+            _ => return None,
+        })
+    }
+
     fn tunnel_source(&mut self, name: &str, value: &str, v4: bool) -> Result<(), String> {
         let found = prefix(value)?;
         if found.addr.is_ipv4() != v4 {
@@ -319,9 +373,16 @@ impl Options {
     }
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// What [`seeds`] reads.
+fn seed_text(seeds: [u32; 3]) -> String {
+    let bits = seeds.into_iter().fold(0_u128, |bits, part| bits << 32 | u128::from(part));
+    (0..16).rev().map(|n| char::from(DIGITS[(bits >> (6 * n) & 63) as usize])).collect()
+}
+
 /// Cilium's hash seed in its three parts.
 fn seeds(name: &str, value: &str) -> Result<[u32; 3], String> {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let wrong = || format!("{name} must be 12 bytes in base64 (16 letters), not {value}");
     let digit = |letter: u8| DIGITS.iter().position(|digit| *digit == letter).ok_or_else(wrong);
     let mut bits = 0_u128;
@@ -368,6 +429,57 @@ mod tests {
                 .iter()
                 .all(|one| seeds("x", one).is_err())
         );
+    }
+
+    #[test]
+    fn every_option_is_told_as_it_was_set() {
+        let others = [
+            "always",
+            "true",
+            "icmp",
+            "random",
+            "251",
+            "AAAAAQAAAAL/////",
+            "hybrid",
+            "false",
+            "ipip",
+            "198.18.0.0/24",
+            "2001:db8:77::/64",
+            "true",
+            "true",
+            "7",
+            "8",
+            "9",
+            "10s",
+            "11ms",
+            "nameError",
+            "names.json",
+            "k8s:app !team",
+            "false",
+            "false",
+            "policy",
+            "false",
+            "false",
+            "false",
+            "false",
+            "false",
+            "true",
+            "nodes,pods",
+            "192.0.2.0/24",
+            "true",
+            "sluice",
+            "drop",
+        ];
+        for ((name, _), value) in OPTIONS.into_iter().zip(others) {
+            let mut options = Options::default();
+            if let Some(default) = options.get(name) {
+                options.set(name, &default).unwrap();
+                assert_eq!(options.get(name), Some(default), "{name}");
+            }
+            options.set(name, value).unwrap();
+            assert_eq!(options.get(name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(Options::default().get("bpf-lb-maglev-hash-seed").as_deref(), Some("JLfvgnHc2kaSUFaI"));
     }
 
     #[test]
