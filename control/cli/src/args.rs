@@ -130,16 +130,16 @@ pub struct Explain {
     /// Address, namespace/name, service:namespace/name or reserved:NAME.
     #[arg(long)]
     pub to: String,
-    /// TCP, UDP, SCTP, ICMP, ICMPv6 or a number.
-    #[arg(long, default_value = "TCP")]
-    pub proto: String,
+    /// TCP (the default), UDP, SCTP, ICMP, ICMPv6 or a number.
+    #[arg(long)]
+    pub proto: Option<String>,
     /// Destination port.
-    #[arg(long, default_value_t = 0)]
-    pub port: u16,
+    #[arg(long)]
+    pub port: Option<u16>,
     /// ICMP type.
     #[arg(long)]
     pub icmp_type: Option<u8>,
-    /// More of the question as JSON, in the form of `sluice verdict` (http, dns, kafka, sni, sport …).
+    /// More of the question as a JSON object, in the form of `sluice verdict` (http, dns, kafka, sni, sport …).
     #[arg(long, value_name = "JSON")]
     pub with: Option<String>,
     #[arg(short, long, value_enum, default_value_t)]

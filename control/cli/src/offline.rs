@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sluice_core::tables::record::FrontendKey;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::{self, Gateway, OPTIONS, Options};
@@ -168,17 +168,25 @@ fn lines(path: &Path) -> Result<Box<dyn Iterator<Item = std::io::Result<String>>
 
 pub fn explain(args: &Explain) -> Result<Answer> {
     let mut judge = judge(&args.objects.paths, &args.objects.model)?;
-    let mut question = match &args.with {
-        Some(text) => serde_json::from_str(text).context("--with is not JSON")?,
-        None => json!({}),
+    let mut question: Map<String, Value> = match &args.with {
+        Some(text) => serde_json::from_str(text).context("--with is no JSON object")?,
+        None => Map::new(),
     };
-    question["from"] = json!(args.from);
-    question["to"] = json!(args.to);
-    question["proto"] = json!(args.proto);
-    question["port"] = json!(args.port);
-    if let Some(kind) = args.icmp_type {
-        question["icmp_type"] = json!(kind);
+    let flags = [
+        ("from", Some(json!(args.from))),
+        ("to", Some(json!(args.to))),
+        ("proto", args.proto.as_ref().map(|proto| json!(proto))),
+        ("port", args.port.map(|port| json!(port))),
+        ("icmp_type", args.icmp_type.map(|kind| json!(kind))),
+    ];
+    for (name, value) in flags {
+        if let Some(value) = value
+            && question.insert(name.to_owned(), value).is_some()
+        {
+            bail!("{name} is said both by its flag and in --with");
+        }
     }
+    let question = Value::Object(question);
     let (text, answer) = judge.explain(&question).map_err(anyhow::Error::msg)?;
     match args.output {
         Form::Json | Form::Yaml => output::data(args.output, &answer)?,

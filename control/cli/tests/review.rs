@@ -157,3 +157,21 @@ fn recorded_flows_are_judged_by_both_sets_names_included() {
         "{err}"
     );
 }
+
+#[test]
+fn more_of_a_question_is_an_object_and_contradicts_no_flag() {
+    let scratch = Scratch::new("with");
+    let objects = scratch.cluster("now", "  ingress: [{toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]");
+    let explain = |more: &[&str]| {
+        let asked = ["explain", "--objects", &objects, "--from", "shop/front", "--to", "shop/back"];
+        sluice(&[&asked, more].concat())
+    };
+    for with in ["3", "[1]", "\"x\"", "{"] {
+        let (code, _, told) = explain(&["--with", with]);
+        assert!(code == 2 && told.contains("--with is no JSON object"), "{with}: {code} {told}");
+    }
+    assert_eq!(explain(&["--with", "{\"port\": 80}"]).0, 0, "the port that --with tells");
+    assert_eq!(explain(&["--with", "{\"proto\": \"UDP\"}", "--port", "80"]).0, 1);
+    let (code, _, told) = explain(&["--with", "{\"port\": 80}", "--port", "81"]);
+    assert!(code == 2 && told.contains("port is said both by its flag and in --with"), "{told}");
+}

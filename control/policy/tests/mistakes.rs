@@ -213,3 +213,22 @@ fn what_a_cluster_holds_beside_is_passed_over_and_what_is_misspelt_is_not() {
         assert_eq!(mistakes(&text(version, kind)).len(), 1, "{version} {kind}");
     }
 }
+
+#[test]
+fn numbers_in_questions_are_those_of_their_field() {
+    let judge = &mut judge("");
+    let ask = |judge: &mut sluice_policy::verdict::Judge, more: &str| {
+        let line =
+            format!("{{\"from\": \"198.51.100.1\", \"to\": \"shop/web\", \"proto\": \"ICMP\", {more}}}");
+        judge.line(&line).map(drop).map_err(|answer| answer["error"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(ask(judge, "\"icmp_type\": 255, \"icmp_code\": 255"), Ok(()));
+    for (more, why) in [
+        ("\"icmp_type\": 256", "icmp_type must be a number from 0 to 255"),
+        ("\"icmp_code\": 256", "icmp_code must be a number from 0 to 255"),
+        ("\"port\": 65536", "port must be a number from 0 to 65535"),
+        ("\"sport\": -1", "sport must be a number from 0 to 65535"),
+    ] {
+        assert_eq!(ask(judge, more), Err(why.to_owned()));
+    }
+}

@@ -52,11 +52,12 @@ impl Question {
         }
         all_known(question, "", &FIELDS)?;
         let number = |name: &str| -> Result<Option<u16>, String> {
+            let most = if name.starts_with("icmp_") { u16::from(u8::MAX) } else { u16::MAX };
             match question.get(name) {
                 None | Some(Value::Null) => Ok(None),
                 Some(value) => {
-                    let n = value.as_u64().and_then(|n| u16::try_from(n).ok());
-                    n.map(Some).ok_or_else(|| format!("{name} must be a number from 0 to 65535"))
+                    let n = value.as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n <= most);
+                    n.map(Some).ok_or_else(|| format!("{name} must be a number from 0 to {most}"))
                 }
             }
         };
