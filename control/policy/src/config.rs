@@ -109,6 +109,19 @@ fn section<'a, 'p>(fields: &'p mut Fields<'a, '_>, key: &'static str, nothing: &
     Fields::new(node, place, fields.problems)
 }
 
+/// The gateway's name. What is misspelt beside it would leave a gateway with defaults alone.
+fn name_of<'a>(root: &mut Fields<'a, '_>, nothing: &'a Node) -> String {
+    let mut metadata = section(root, "metadata", nothing);
+    let name = metadata.loose_text("name").unwrap_or_else(|| "gateway".to_owned());
+    for known in ["labels", "annotations"] {
+        metadata.raw(known);
+    }
+    metadata.deny_unknown();
+    root.raw("spec");
+    root.deny_unknown();
+    name
+}
+
 fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gateway {
     let nothing = Node { value: Value::Null, line: node.line, column: node.column };
     let mut root = Fields::new(node, place, problems);
@@ -116,15 +129,7 @@ fn read(node: &Node, place: Place, base: &Path, problems: &mut Problems) -> Gate
     if kind.as_deref() != Some("Gateway") || version.as_deref() != Some("sluice.dev/v1") {
         root.error(node, "must be apiVersion: sluice.dev/v1, kind: Gateway");
     }
-    let mut metadata = section(&mut root, "metadata", &nothing);
-    let name = metadata.loose_text("name").unwrap_or_else(|| "gateway".to_owned());
-    for known in ["labels", "annotations"] {
-        metadata.raw(known);
-    }
-    metadata.deny_unknown();
-    // What is misspelt would leave a gateway with defaults alone.
-    root.raw("spec");
-    root.deny_unknown();
+    let name = name_of(&mut root, &nothing);
     let mut spec = section(&mut root, "spec", &nothing);
     let mut options = Options {
         node: spec.loose_text("node").unwrap_or_else(|| name.clone()),

@@ -1,5 +1,6 @@
 //! Files → objects: everything that a cluster would hold, read from YAML and JSON.
 
+mod folders;
 mod share;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +16,8 @@ use crate::service::pools::Pool;
 use crate::service::{Service, Slice};
 use crate::tree::{self, Limits, Node};
 
+use folders::files_of;
+pub use folders::is_hidden;
 pub use share::{Share, Shared, joined, shares};
 
 /// A pod, or a machine that is no pod: somebody with addresses and labels.
@@ -110,21 +113,10 @@ impl Metadata {
     }
 }
 
-/// Read files and folders (recursively: *.yaml, *.yml, *.json).
+/// Read files and folders (recursively: *.yaml, *.yml, *.json; not what begins with a dot).
 pub fn load(paths: &[PathBuf], limits: &Limits) -> (Objects, Problems) {
     let (objects, problems, _) = load_seen(paths, limits);
     (objects, problems)
-}
-
-fn files_of(paths: &[PathBuf], problems: &mut Problems) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for path in paths {
-        let mut files = Vec::new();
-        collect(path, path, &mut files, problems);
-        files.sort();
-        all.extend(files);
-    }
-    all
 }
 
 /// One file by itself: what it holds, what is wrong with it, and which objects it tells of (kind, namespace, name).
@@ -173,25 +165,6 @@ pub fn understood(text: &str, limits: &Limits) -> BTreeMap<String, BTreeSet<&'st
     reader.problems.understood = Some(BTreeMap::new());
     reader.text(&Arc::from("understood"), text);
     reader.problems.understood.unwrap_or_default()
-}
-
-fn collect(path: &Path, named: &Path, files: &mut Vec<PathBuf>, problems: &mut Problems) {
-    if path.is_dir() {
-        let entries = match std::fs::read_dir(path) {
-            Ok(entries) => entries,
-            Err(error) => return note(problems, path, format!("cannot be read: {error}")),
-        };
-        for entry in entries.flatten() {
-            collect(&entry.path(), named, files, problems);
-        }
-        return;
-    }
-    let known =
-        path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json");
-    // A file that was named is read whatever it is called; in folders only those that say what they are.
-    if known || path == named {
-        files.push(path.to_owned());
-    }
 }
 
 fn note(problems: &mut Problems, path: &Path, what: String) {

@@ -232,3 +232,28 @@ fn numbers_in_questions_are_those_of_their_field() {
         assert_eq!(ask(judge, more), Err(why.to_owned()));
     }
 }
+
+#[test]
+fn folders_are_read_as_they_are_mounted_and_however_their_links_turn() {
+    use std::os::unix::fs::symlink;
+    let folder = std::env::temp_dir().join(format!("sluice-folders-{}", std::process::id()));
+    let text = |name: &str| format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+    std::fs::create_dir_all(folder.join("map/..2026_11_29")).unwrap();
+    // As a ConfigMap is mounted.
+    std::fs::write(folder.join("map/..2026_11_29/a.yaml"), text("a")).unwrap();
+    symlink("..2026_11_29", folder.join("map/..data")).unwrap();
+    symlink("..data/a.yaml", folder.join("map/a.yaml")).unwrap();
+    // As editors leave folders.
+    std::fs::write(folder.join(".b.yaml"), "{").unwrap();
+    symlink("nobody@nowhere", folder.join(".#b.yaml")).unwrap();
+    // Rings.
+    symlink("..", folder.join("map/up")).unwrap();
+    symlink(".", folder.join("map/round")).unwrap();
+    let (objects, problems) = objects::load(std::slice::from_ref(&folder), &Options::default().limits);
+    assert!(problems.is_ok(), "{problems}");
+    assert_eq!(objects.namespaces.keys().collect::<Vec<_>>(), ["a"]);
+    let named = folder.join(".b.yaml");
+    let (_, problems) = objects::load(&[named], &Options::default().limits);
+    assert!(!problems.is_ok(), "what is named is read");
+    std::fs::remove_dir_all(folder).unwrap();
+}

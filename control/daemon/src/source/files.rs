@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use notify::event::{CreateKind, ModifyKind, RemoveKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use sluice_policy::objects::is_hidden;
 use tokio::sync::mpsc;
 
 /// Editors and `kubectl`-like tools write several times in a row; wait until they are done.
@@ -117,7 +118,7 @@ impl Gathered {
 fn is_ours(path: &Path, named: &[PathBuf]) -> bool {
     let known =
         path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json");
-    known && named.iter().any(|folder| path.starts_with(folder))
+    known && named.iter().any(|folder| path.strip_prefix(folder).is_ok_and(|rest| !is_hidden(rest)))
 }
 
 #[cfg(test)]
@@ -169,6 +170,9 @@ mod tests {
         std::os::unix::fs::symlink("..two", folder.0.join("..data_tmp")).unwrap();
         std::fs::rename(folder.0.join("..data_tmp"), folder.0.join("..data")).unwrap();
         assert_eq!(next(&mut watch).await, News::Everything);
+        std::fs::write(folder.0.join(".draft.yaml"), "of an editor").unwrap();
+        let told = tokio::time::timeout(Duration::from_millis(200), watch.changed()).await;
+        assert!(!told.is_ok_and(|news| matches!(news, News::Files(files) if !files.is_empty())));
         std::fs::create_dir(folder.0.join("new")).unwrap();
         assert_eq!(next(&mut watch).await, News::Everything);
     }

@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Objects, Reader, Seen, files_of};
+use super::folders::files_of;
+use super::{Objects, Reader, Seen};
 use crate::decode::Problems;
 use crate::tree::Limits;
 
