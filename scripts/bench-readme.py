@@ -102,6 +102,11 @@ def section(run):
     if veth.exists() and veth.stat().st_size:
         report = json.loads(veth.read_text())
         text += ["", f"Over virtual cables (`sluice-bench veth`), {report['split']}:", "", *veth_table(report)]
+    apart = run / "apart.json"
+    if apart.exists() and apart.stat().st_size:
+        report = json.loads(apart.read_text())
+        text += ["", f"The same with services whose addresses lie {report['apart']} apart, as 10,000 that a cluster draws from a /12:", ""]
+        text += veth_table(report)
     if soaks(run):
         text += ["", "At half of its rate:", "", "| services | traffic | seconds | packets | lost |", "|---|---|---|---|---|"]
         text += [f"| {n:,} | {traffic} | {s:.0f} | {sent:,} | {lost:,} |" for n, traffic, s, sent, lost in soaks(run)]

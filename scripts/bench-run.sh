@@ -45,7 +45,10 @@ step_tables() {
     [ -z "$short" ] || "$bench" tables 'expir' --json 2>/dev/null >>"$run/tables.jsonl"
 }
 
-step_veth() { "$bench" veth --two-cores --json ${short:+--rounds 9 --seconds 0.6 --steps 3} >"$run/veth.json"; }
+step_veth() {
+    "$bench" veth --two-cores --json ${short:+--rounds 9 --seconds 0.6 --steps 3} >"$run/veth.json"
+    "$bench" veth --two-cores --peers sluice --apart 103 --rounds 21 --seconds 0.5 --steps 0 --json >"$run/apart.json"
+}
 
 # At half of the saturated rate, for each number of services and kind of traffic.
 step_soak() {

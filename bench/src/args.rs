@@ -193,6 +193,9 @@ pub(crate) struct VethArgs {
     /// Services, one stage after the other
     #[arg(long, value_delimiter = ',', default_value = "1,1000,10000")]
     pub services: Vec<u32>,
+    /// From one service's address to the next: 103 is as 10,000 lie that a cluster draws from a /12, 1 as a pool gives them
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub apart: u32,
     #[arg(long, value_enum, value_delimiter = ',', default_value = "established,new")]
     pub traffic: Vec<Flows>,
     /// Flows of established traffic

@@ -25,8 +25,9 @@ pub const FLOWS: usize = 1;
 pub const FIRST: usize = 2;
 /// Source addresses; further flows differ by source port.
 pub const ADDRESSES: usize = 3;
-/// Destination addresses.
+/// Destination addresses, and how far each is from the one before.
 pub const TARGETS: usize = 4;
+pub const APART: usize = 15;
 /// Nanoseconds a packet, in 1/65536; 0: as fast as it goes.
 pub const INTERVAL: usize = 5;
 /// Nanoseconds from the first packet on in which packets are sent.
@@ -44,7 +45,7 @@ pub const LONGEST: usize = 12;
 pub const SIZES_USED: usize = 13;
 /// Sum over all 16-bit words of pseudo header and UDP header that no packet changes (IPv6).
 pub const SUM: usize = 14;
-pub const FIRST_SIZE: usize = 15;
+pub const FIRST_SIZE: usize = 16;
 pub const FIRST_HEADER: usize = FIRST_SIZE + SIZES;
 pub const ORDER_WORDS: usize = FIRST_HEADER + HEADER / 8;
 

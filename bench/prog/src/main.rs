@@ -156,7 +156,7 @@ pub unsafe extern "C" fn sluice_generate(context: *const Context) -> u32 {
     }
     let one = One {
         source: (order[SOURCE] + flow % addresses) as u32,
-        target: (order[TARGET] + flow % targets) as u32,
+        target: (order[TARGET] + flow % targets * order[APART]) as u32,
         port: (order[PORT] + flow / addresses) as u16,
         length: length as u16,
         stamp: now,

@@ -79,6 +79,7 @@ pub(crate) fn order(args: &TrafficArgs) -> anyhow::Result<Order> {
         target: args.target,
         addresses: args.addresses,
         targets: args.targets,
+        apart: 1,
         sport: args.sport,
         dport: args.dport,
         flows: args.flows,

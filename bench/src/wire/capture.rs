@@ -50,6 +50,7 @@ mod tests {
             target: if v6 { ip("2001:db8:1::1") } else { ip("10.96.0.1") },
             addresses: 3,
             targets: 2,
+            apart: 300,
             sport: 1000,
             dport: 53,
             flows: 0,
@@ -78,7 +79,7 @@ mod tests {
                 let headers = parse(&packet).unwrap();
                 assert_eq!((headers.key.sport, headers.key.dport), (1000 + n / 3, 53), "v6: {v6}");
                 assert_eq!(headers.key.src.octets()[15], 1 + (n % 3).to_le_bytes()[0]);
-                assert_eq!(headers.key.dst.octets()[15], 1 + (n % 2).to_le_bytes()[0]);
+                assert_eq!(headers.key.dst.segments()[7], 1 + n % 2 * 300);
                 if v6 {
                     assert!(udp_sum_is_right(&bytes), "packet {n}");
                 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::lab::{FRONT_MAC, Lane};
 use super::order::Order;
 use super::peers::{Gateway, Room};
+use super::rules::Services;
 use super::trial::Remote;
 use super::{rules, veth};
 use crate::args::{MemoryArgs, Peer};
@@ -33,7 +34,13 @@ pub(crate) fn run(args: &MemoryArgs) -> anyhow::Result<()> {
     let machine = machine::here();
     core_affinity::set_for_current(core_affinity::CoreId { id: args.generator_core });
     let room = Room { flows: args.flows, ..Room::DEFAULT };
-    let gateway = Gateway::start(Peer::Sluice, 0, args.services, args.gateway_core, room)?;
+    let gateway = Gateway::start(
+        Peer::Sluice,
+        0,
+        Services { count: args.services, apart: 1 },
+        args.gateway_core,
+        room,
+    )?;
     let Lane { gateway: inner, outside, front, from, to, .. } = &gateway.lane;
     gateway.lane.threaded(inner, front, args.generator_core, true)?;
     let mut trials = Remote::start(outside, to)?;
@@ -47,6 +54,7 @@ pub(crate) fn run(args: &MemoryArgs) -> anyhow::Result<()> {
         target: IpAddr::V4(rules::FIRST),
         addresses: veth::ADDRESSES,
         targets: args.services,
+        apart: 1,
         sport: 1024,
         dport: rules::SERVICE_PORT,
         flows: 0,

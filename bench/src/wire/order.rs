@@ -25,6 +25,8 @@ pub(crate) struct Order {
     pub target: IpAddr,
     pub addresses: u32,
     pub targets: u32,
+    /// From one target to the next.
+    pub apart: u32,
     pub sport: u16,
     pub dport: u16,
     /// Flows that come round; 0: each packet opens a new one.
@@ -65,6 +67,7 @@ impl Order {
         words[layout::FIRST] = self.first;
         words[layout::ADDRESSES] = self.addresses.into();
         words[layout::TARGETS] = self.targets.into();
+        words[layout::APART] = self.apart.into();
         words[layout::INTERVAL] = if self.rate > 0.0 { whole(1e9 / self.rate * 65536.0).max(1) } else { 0 };
         words[layout::LASTS] = whole(self.seconds * 1e9);
         words[layout::BUDGET] = if self.packets == 0 { u64::MAX } else { self.packets };

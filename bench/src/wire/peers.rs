@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::lab::{Lane, SERVERS};
-use super::rules;
+use super::rules::{self, Services};
 use super::trial::inside;
 use crate::args::Peer;
 
@@ -49,7 +49,7 @@ impl Gateway {
     pub(crate) fn start(
         peer: Peer,
         number: usize,
-        services: u32,
+        services: Services,
         core: usize,
         room: Room,
     ) -> anyhow::Result<Self> {
@@ -62,7 +62,7 @@ impl Gateway {
         Ok(gateway)
     }
 
-    fn make(&mut self, services: u32, core: usize) -> anyhow::Result<()> {
+    fn make(&mut self, services: Services, core: usize) -> anyhow::Result<()> {
         match self.peer {
             Peer::Sluice => self.sluice(services, core),
             Peer::L2fwd => self.l2fwd(core),
@@ -122,7 +122,7 @@ impl Gateway {
     }
 
     /// The product, both daemons, as people run it.
-    fn sluice(&mut self, services: u32, core: usize) -> anyhow::Result<()> {
+    fn sluice(&mut self, services: Services, core: usize) -> anyhow::Result<()> {
         let folder = std::env::temp_dir().join(&self.lane.gateway);
         fs::create_dir_all(folder.join("objects"))?;
         self.folder = Some(folder.clone());
@@ -141,7 +141,7 @@ impl Gateway {
             .spawn()
             .with_context(|| format!("cannot start {} (build it beside this program)", program.display()))?;
         self.children.push(child);
-        self.wait_until_ready(services)
+        self.wait_until_ready(services.count)
     }
 
     fn config(&self, folder: &str, core: usize) -> String {

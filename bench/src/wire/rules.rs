@@ -14,8 +14,17 @@ const SERVER_PORT: u16 = 8080;
 /// The first service's address.
 pub(crate) const FIRST: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-fn vip(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(FIRST.to_bits() + n)
+/// So many, each with an address so far from the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Services {
+    pub count: u32,
+    pub apart: u32,
+}
+
+impl Services {
+    fn ip(self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(FIRST.to_bits() + n * self.apart)
+    }
 }
 
 fn endpoints(n: u32) -> impl Iterator<Item = Ipv4Addr> {
@@ -23,10 +32,10 @@ fn endpoints(n: u32) -> impl Iterator<Item = Ipv4Addr> {
 }
 
 /// Services and EndpointSlices in YAML.
-pub(crate) fn objects(services: u32) -> String {
+pub(crate) fn objects(services: Services) -> String {
     let mut text = String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: bench}\n");
-    for n in 0..services {
-        let ip = vip(n);
+    for n in 0..services.count {
+        let ip = services.ip(n);
         let addresses: Vec<String> = endpoints(n).map(|ip| format!("{{addresses: [{ip}]}}")).collect();
         let _ = write!(
             text,
@@ -43,9 +52,9 @@ pub(crate) fn objects(services: u32) -> String {
 }
 
 /// A map from address, protocol and port to a chain a service, which picks one of its endpoints' chains.
-pub(crate) fn nftables(services: u32) -> String {
+pub(crate) fn nftables(services: Services) -> String {
     let mut text = String::from("table ip kube-proxy {\n");
-    for n in 0..services {
+    for n in 0..services.count {
         for (e, ip) in endpoints(n).enumerate() {
             let _ = writeln!(
                 text,
@@ -59,8 +68,9 @@ pub(crate) fn nftables(services: u32) -> String {
             picks.join(", ")
         );
     }
-    let all: Vec<String> =
-        (0..services).map(|n| format!("{} . udp . {SERVICE_PORT} : goto service-{n}", vip(n))).collect();
+    let all: Vec<String> = (0..services.count)
+        .map(|n| format!("{} . udp . {SERVICE_PORT} : goto service-{n}", services.ip(n)))
+        .collect();
     let _ = writeln!(
         text,
         " map service-ips {{\n  type ipv4_addr . inet_proto . inet_service : verdict\n  elements = {{ {} }}\n }}",
@@ -75,20 +85,20 @@ pub(crate) fn nftables(services: u32) -> String {
 }
 
 /// One list of all services, walked from the top; a chain a service and one an endpoint.
-pub(crate) fn iptables(services: u32) -> String {
+pub(crate) fn iptables(services: Services) -> String {
     let mut text = String::from("*nat\n:KUBE-SERVICES - [0:0]\n");
-    for n in 0..services {
+    for n in 0..services.count {
         let _ = writeln!(text, ":KUBE-SVC-{n} - [0:0]");
         for e in 0..ENDPOINTS {
             let _ = writeln!(text, ":KUBE-SEP-{n}-{e} - [0:0]");
         }
     }
     text.push_str("-A PREROUTING -j KUBE-SERVICES\n");
-    for n in 0..services {
+    for n in 0..services.count {
         let _ = writeln!(
             text,
             "-A KUBE-SERVICES -d {}/32 -p udp -m udp --dport {SERVICE_PORT} -j KUBE-SVC-{n}",
-            vip(n)
+            services.ip(n)
         );
         for (e, ip) in (0..).zip(endpoints(n)) {
             let left = ENDPOINTS - e;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::lab::{FRONT_MAC, Lane};
 use super::order::Order;
 use super::peers::{Gateway, Room};
-use super::rules;
+use super::rules::{self, Services};
 use super::trial::{Outcome, Remote};
 use crate::args::{Flows, Peer, VethArgs};
 use crate::clock::{max, median, min};
@@ -50,6 +50,8 @@ struct Report {
     rounds: usize,
     flows: u32,
     frame_size: u16,
+    /// From one service's address to the next.
+    apart: u32,
     rows: Vec<Row>,
 }
 
@@ -57,6 +59,8 @@ pub(crate) fn run(args: &VethArgs) -> anyhow::Result<()> {
     let stop = stop::on_signals()?;
     let machine = machine::here();
     ensure!(std::thread::available_parallelism()?.get() >= 2, "two cores are needed: one for each side");
+    let most = args.services.iter().max().map_or(0, |most| u64::from(*most) * u64::from(args.apart));
+    ensure!(most < 1 << 20, "so many services, so far apart, do not fit in 10.96.0.0/12");
     let _room = ConntrackRoom::make();
     // Who is started from here on keeps off the gateway's core, unless it is the gateway: an operator's box does the same.
     core_affinity::set_for_current(core_affinity::CoreId { id: args.generator_core });
@@ -137,7 +141,13 @@ fn measure(args: &VethArgs, stop: &Stop, contenders: &mut [Contender]) -> anyhow
 
 impl Contender {
     fn build(args: &VethArgs, number: usize, peer: Peer, services: u32) -> anyhow::Result<Self> {
-        let gateway = Gateway::start(peer, number, services, args.gateway_core, Room::TRIALS)?;
+        let gateway = Gateway::start(
+            peer,
+            number,
+            Services { count: services, apart: args.apart },
+            args.gateway_core,
+            Room::TRIALS,
+        )?;
         let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
         let beside_generator = args.two_cores && peer.is_af_xdp();
         let core = if beside_generator { args.generator_core } else { args.gateway_core };
@@ -162,6 +172,7 @@ impl Contender {
             target: IpAddr::V4(rules::FIRST),
             addresses: ADDRESSES,
             targets: self.services.max(1),
+            apart: args.apart,
             sport: 1024,
             dport: rules::SERVICE_PORT,
             flows: if traffic == Flows::New { 0 } else { args.flows },
@@ -243,10 +254,19 @@ fn print(args: &VethArgs, rows: Vec<Row>, machine: Machine) -> anyhow::Result<()
         "generator and sink on one core; the gateway with its whole driver on the other"
     };
     if args.json {
-        let (seconds, rounds, flows, frame_size) = (args.seconds, args.rounds, args.flows, args.frame_size);
+        let VethArgs { seconds, rounds, flows, frame_size, apart, .. } = *args;
         println!(
             "{}",
-            serde_json::to_string(&Report { machine, split, seconds, rounds, flows, frame_size, rows })?
+            serde_json::to_string(&Report {
+                machine,
+                split,
+                seconds,
+                rounds,
+                flows,
+                frame_size,
+                apart,
+                rows
+            })?
         );
         return Ok(());
     }
