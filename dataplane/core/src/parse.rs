@@ -240,17 +240,18 @@ fn check_v6(src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), DropReason> {
 }
 
 /// Are these addresses such that nobody needs to look at them twice? Of the others, some may be on a wire all the same.
+#[expect(clippy::cast_possible_truncation, reason = "takes the first byte on purpose")]
 #[inline(always)]
 pub(crate) fn everyday(key: &FlowKey) -> bool {
     let plain = |ip: Ipv6Addr| {
-        let first = if key.v4 { ip.octets()[12] } else { ip.octets()[0] };
+        let first = (ip.to_bits() >> if key.v4 { 24 } else { 120 }) as u8;
         match key.v4 {
-            true => (1..224).contains(&first) && first != 127,
+            true => (1..224).contains(&first) & (first != 127),
             // Global and unique local unicast.
-            false => first & 0xe0 == 0x20 || first & 0xfe == 0xfc,
+            false => (first & 0xe0 == 0x20) | (first & 0xfe == 0xfc),
         }
     };
-    plain(key.src) && plain(key.dst)
+    plain(key.src) & plain(key.dst)
 }
 
 /// Walk extension headers: the transport protocol, where it starts, and the fragment header if there is one.

@@ -6,6 +6,7 @@ use crate::checksum::{self, Delta};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
 use crate::parse::{ETHERNET, Headers, ICMP, ICMPV6, Kind, Quoted, SCTP, TCP, UDP};
+use crate::state::flow::low;
 
 /// What translating a packet of `from` into `to` does to its checksums: of the IPv4 header, and of the transport.
 /// Computed once a flow; the complement undoes it, so it serves the replies too.
@@ -14,7 +15,6 @@ use crate::parse::{ETHERNET, Headers, ICMP, ICMPV6, Kind, Quoted, SCTP, TCP, UDP
 pub fn deltas(from: &FlowKey, to: &FlowKey) -> (Delta, Delta) {
     // Added up in full width, and folded at the end.
     let addresses = if from.v4 {
-        let low = |ip: Ipv6Addr| ip.to_bits() as u32;
         checksum::change(low(from.src), low(to.src)) + checksum::change(low(from.dst), low(to.dst))
     } else {
         let words = |ip: Ipv6Addr| [96, 64, 32, 0].map(|shift| (ip.to_bits() >> shift) as u32);

@@ -22,7 +22,7 @@ use hashbrown::HashMap;
 
 use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, V4};
 use crate::flow_key::FlowKey;
-use crate::intrinsics::{Seed, hash, hash_v4, hash_v6, matching, prefetch};
+use crate::intrinsics::{Seed, hash, hash_v4, hash_v6, matching, prefetch, rest};
 use crate::parse::TCP;
 use crate::time::Now;
 
@@ -390,23 +390,36 @@ impl FlowTable {
         None
     }
 
-    /// The key under which a reference lies in the index.
-    fn key_of(&self, reference: FlowRef) -> FlowKey {
-        self.leaves_as(reference.other()).reverse()
+    /// Where the key under which a reference lies in the index may lie.
+    #[inline]
+    fn place_of(&self, reference: FlowRef) -> Place {
+        let (hot, side) = (self.hot(reference), usize::from(reference.is_reply()));
+        let rest = rest(hot.ports[side], hot.proto);
+        if hot.is(V4) {
+            return self.place_v4(hot.sides[side][0], rest);
+        }
+        let [src, dst] = arrives_v6(hot, &self.addresses, side);
+        self.place_v6(src, dst, rest)
     }
 
     /// Where both directions of a flow lie.
+    #[inline]
     fn places_of(&self, flow: FlowRef) -> [Place; 2] {
-        [flow, flow.other()].map(|flow| self.place(&self.key_of(flow)))
+        [flow, flow.other()].map(|flow| self.place_of(flow))
     }
 
     fn unlink(&mut self, place: &Place, reference: FlowRef) {
         for bucket in self.both(place) {
             let bucket = &mut self.buckets[bucket as usize];
-            if let Some(lane) = bucket.refs.iter().position(|r| *r == reference.0) {
-                bucket.refs[lane] = 0;
-                bucket.tags[lane] = 0;
-                return;
+            // (By the tag: in which place it lies, no CPU could foresee.)
+            let mut bits = matching(&bucket.tags, place.tag());
+            while bits != 0 {
+                let lane = bits.trailing_zeros() as usize % LANES;
+                if bucket.refs[lane] == reference.0 {
+                    (bucket.refs[lane], bucket.tags[lane]) = (0, 0);
+                    return;
+                }
+                bits &= bits - 1;
             }
         }
     }

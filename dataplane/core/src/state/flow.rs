@@ -234,11 +234,18 @@ fn split(n: u64) -> [u32; 2] {
     [n as u32, (n >> 32) as u32]
 }
 
-/// The IPv4 addresses of a key as they stand side by side in a packet.
+/// The IPv4 addresses of a key as they stand side by side in a packet. (This and what follows by shifts of whole words: put
+/// together from bytes, each byte is moved for itself.)
 #[inline]
 pub fn pair(src: Ipv6Addr, dst: Ipv6Addr) -> u64 {
-    let ([.., a, b, c, d], [.., e, f, g, h]) = (src.octets(), dst.octets());
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    (u64::from(low(src)) << 32 | u64::from(low(dst))).to_be()
+}
+
+/// The IPv4 address in a key.
+#[expect(clippy::cast_possible_truncation, reason = "it is the low end")]
+#[inline(always)]
+pub(crate) const fn low(ip: Ipv6Addr) -> u32 {
+    ip.to_bits() as u32
 }
 
 /// What IPv4 addresses have before them in a key.
@@ -247,39 +254,38 @@ const MAPPED: u128 = 0xffff_0000_0000;
 /// The way back from [`pair`].
 #[inline]
 pub fn addresses(pair: u64) -> (Ipv6Addr, Ipv6Addr) {
-    let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
-    let ip = |octets: [u8; 4]| Ipv6Addr::from_bits(MAPPED | u128::from(u32::from_be_bytes(octets)));
-    (ip([a, b, c, d]), ip([e, f, g, h]))
+    let pair = u64::from_be(pair);
+    let ip = |address: u64| Ipv6Addr::from_bits(MAPPED | u128::from(address & 0xffff_ffff));
+    (ip(pair >> 32), ip(pair))
 }
 
 /// An IPv6 address as it stands in a packet.
+#[expect(clippy::cast_possible_truncation, reason = "splits 128 bits into halves")]
 #[inline]
 pub fn halves(ip: Ipv6Addr) -> [u64; 2] {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = ip.octets();
-    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
+    let bits = ip.to_bits();
+    [((bits >> 64) as u64).to_be(), (bits as u64).to_be()]
 }
 
 /// The way back from [`halves`].
 #[inline]
 pub fn address(halves: [u64; 2]) -> Ipv6Addr {
-    let mut octets = [0; 16];
-    octets[..8].copy_from_slice(&halves[0].to_ne_bytes());
-    octets[8..].copy_from_slice(&halves[1].to_ne_bytes());
-    octets.into()
+    let [high, low] = halves.map(|half| u128::from(u64::from_be(half)));
+    Ipv6Addr::from_bits(high << 64 | low)
 }
 
 /// Two ports as they stand in a packet.
 #[inline]
 pub const fn ports(sport: u16, dport: u16) -> u32 {
-    let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
-    u32::from_ne_bytes([a, b, c, d])
+    ((sport as u32) << 16 | dport as u32).to_be()
 }
 
 /// The way back from [`ports`].
+#[expect(clippy::cast_possible_truncation, reason = "splits 32 bits into halves")]
 #[inline]
 pub const fn two_ports(ports: u32) -> (u16, u16) {
-    let [a, b, c, d] = ports.to_ne_bytes();
-    (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+    let ports = u32::from_be(ports);
+    ((ports >> 16) as u16, ports as u16)
 }
 
 /// A flow as others than the path see it: the keys of its two forms.

@@ -153,7 +153,7 @@ impl FlowTable {
         for bucket in self.both(place) {
             for lane in 0..LANES {
                 let moved = FlowRef(self.buckets[bucket as usize].refs[lane]);
-                let other = self.place(&self.key_of(moved));
+                let other = self.place_of(moved);
                 let [first, second] = self.both(&other);
                 let target = if first == bucket { second } else { first };
                 if target != bucket && self.put(target, other.tag(), moved) {

@@ -139,3 +139,34 @@ fn the_longest_waiting_half_open_flow_goes_first() {
     let victim = table.longest_half_open().unwrap();
     assert_eq!(table.keys(victim).original, key(1, true));
 }
+
+#[test]
+fn every_flow_is_where_its_keys_say_while_flows_come_and_go() {
+    const FLOWS: u32 = 5000;
+    let mut table = table(FLOWS);
+    let (mut model, mut next, mut noise) = (Vec::new(), 0, 7_u32);
+    for round in 0..6 {
+        while table.occupancy().0 < FLOWS {
+            let new = translated(key(next, next % 3 != 0), next);
+            model.push((new.keys, table.insert(&new, Now(0)).unwrap()));
+            next += 1;
+        }
+        for (keys, flow) in &model {
+            assert_eq!(table.find(&keys.original), Some(*flow));
+            assert_eq!(table.find(&keys.translated.reverse()), Some(flow.other()));
+            let place = table.place(&keys.original);
+            assert_eq!(table.find_at(&keys.original, &place), Some(*flow));
+            assert_ne!(table.candidate(&place, keys.original.v4), FlowRef::NONE);
+        }
+        model.retain(|(keys, flow)| {
+            noise = noise.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
+            let stays = round < 5 && noise >> 30 != 0;
+            if !stays {
+                table.remove(*flow);
+                assert_eq!(table.find(&keys.original), None);
+            }
+            stays
+        });
+    }
+    assert!(table.buckets.iter().all(|bucket| bucket.tags == [0; LANES] && bucket.refs == [0; LANES]));
+}

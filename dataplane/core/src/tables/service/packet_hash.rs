@@ -6,18 +6,19 @@ use crate::flow_key::FlowKey;
 const START: u32 = 0xdead_beef;
 
 /// With affinity the source port is left out. `seeds`: for IPv4 and for IPv6.
+#[expect(clippy::cast_possible_truncation, reason = "takes the address apart on purpose")]
 #[inline]
 pub(super) fn packet_hash(key: &FlowKey, affinity: bool, seeds: [u32; 2]) -> u32 {
     let sport = if affinity { 0 } else { key.sport };
     // Cilium's programs read ports and addresses as they lie in the packet, on little-endian machines.
     let ports = u32::from(key.dport.swap_bytes()) << 16 | u32::from(sport.swap_bytes());
-    let octets = key.src.octets();
-    let word = |at: usize| u32::from_le_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+    let bits = key.src.to_bits();
+    let word = |from: u32| ((bits >> from) as u32).swap_bytes();
     let proto = u32::from(key.proto);
     if key.v4 {
-        three_words([word(12), ports, proto], seeds[0])
+        three_words([word(0), ports, proto], seeds[0])
     } else {
-        address_and_two(&[word(0), word(4), word(8), word(12)], ports, proto, seeds[1])
+        address_and_two(&[word(96), word(64), word(32), word(0)], ports, proto, seeds[1])
     }
 }
 
