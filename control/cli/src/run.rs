@@ -39,19 +39,28 @@ pub fn run(args: &Run) -> Result<()> {
             vec![sibling("sluice-control")?, "--config".into(), args.config.clone()],
         ),
     ];
+    supervise(&mut daemons, signals, &args.config)
+}
+
+/// Keep them running until somebody says stop, or one cannot be started. None outlives this.
+fn supervise(daemons: &mut [Daemon], signals: &mut Signals, config: &Path) -> Result<()> {
+    let kept = keep(daemons, signals, config);
+    // Control first: it has nothing that must be taken down, and the dataplane then stops undisturbed.
+    let stopped: Vec<Result<()>> = daemons.iter_mut().rev().map(Daemon::stop).collect();
+    kept.and(stopped.into_iter().collect())
+}
+
+fn keep(daemons: &mut [Daemon], signals: &mut Signals, config: &Path) -> Result<()> {
     loop {
-        for daemon in &mut daemons {
+        for daemon in &mut *daemons {
             daemon.keep()?;
         }
         for signal in signals.pending() {
-            if signal == SIGHUP {
-                write_settings(&args.config)
-                    .map_or_else(|error| say(&format!("not reloaded: {error:#}")), drop);
-                daemons.iter().for_each(|daemon| daemon.signal("HUP"));
-            } else {
-                // Control first: it has nothing that must be taken down, and the dataplane then stops undisturbed.
-                return daemons.iter_mut().rev().try_for_each(Daemon::stop);
+            if signal != SIGHUP {
+                return Ok(());
             }
+            write_settings(config).map_or_else(|error| say(&format!("not reloaded: {error:#}")), drop);
+            daemons.iter().for_each(|daemon| daemon.signal("HUP"));
         }
         std::thread::sleep(TICK);
     }
@@ -104,11 +113,12 @@ impl Daemon {
             else {
                 return Ok(());
             };
+            // Its number may be somebody else's from now on.
+            self.child = None;
             // 2 is "could not do it": a wrong file or a foreign program on the device. Another try would not help.
             if status.code() == Some(2) && self.started.elapsed() < SETTLED {
                 bail!("{} could not start; its message is above", self.name);
             }
-            self.child = None;
             self.wait = match self.started.elapsed() < SETTLED {
                 true => (self.wait * 2).clamp(Duration::from_millis(100), SLOWEST_RESTART),
                 false => Duration::ZERO,
@@ -146,5 +156,26 @@ impl Daemon {
             child.wait()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_one_cannot_start_the_other_is_not_left_behind() {
+        let daemon = |script: &str| Daemon::new("one", vec!["sh".into(), "-c".into(), script.into()]);
+        let file = std::env::temp_dir().join(format!("sluice-supervisor-{}", std::process::id()));
+        let lives = format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 60", file.display());
+        // It cannot start, once the other one has.
+        let wrong = format!("while [ ! -e {} ]; do sleep 0.01; done; exit 2", file.display());
+        let mut daemons = [daemon(&lives), daemon(&wrong)];
+        let mut signals = Signals::new([SIGHUP]).unwrap();
+        let error = supervise(&mut daemons, &mut signals, Path::new("gateway.yaml")).unwrap_err();
+        assert!(error.to_string().contains("could not start"), "{error}");
+        let pid = fs::read_to_string(&file).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is still there");
+        fs::remove_file(file).unwrap();
     }
 }
