@@ -169,6 +169,20 @@ impl<'a, 'p> Fields<'a, 'p> {
         Some(n)
     }
 
+    /// A protocol by its name; TCP where nothing is said.
+    pub fn protocol(&mut self, key: &'static str) -> u8 {
+        let Some(name) = self.text(key) else { return 6 };
+        crate::objects::protocol(&name).unwrap_or_else(|| {
+            let node = self.node;
+            self.error_in(
+                key,
+                node.get(key).unwrap_or(node),
+                format!("must be TCP, UDP or SCTP, not {name}"),
+            );
+            6
+        })
+    }
+
     /// The items of a list, with their places. `None`: missing or null.
     pub fn list(&mut self, key: &'static str) -> Option<Vec<(&'a Node, Place)>> {
         let node = self.some(key)?;
@@ -227,16 +241,25 @@ impl<'a, 'p> Fields<'a, 'p> {
             let place: String = self.place.field.split('[').enumerate().map(outside).collect();
             understood.entry(place).or_default().extend(&self.asked);
         }
-        let Value::Map(entries) = &self.node.value else { return };
-        for (key, _) in entries.iter() {
-            let name = key.text().unwrap_or_default();
-            if !self.asked.contains(&name) {
-                let near = self.asked.iter().find(|asked| is_near(asked, name));
-                let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
-                let place = self.place.key(name);
-                self.problems.errors.push(place.problem(key, format!("unknown field{hint}")));
-            }
-        }
+        let unknown = self.unknown();
+        self.problems.errors.extend(unknown);
+    }
+
+    /// The same of objects that others make, too, and give fields that we cannot know.
+    pub fn warn_unknown(&mut self) {
+        let unknown = self.unknown();
+        self.problems.warnings.extend(unknown);
+    }
+
+    fn unknown(&self) -> Vec<Problem> {
+        let Value::Map(entries) = &self.node.value else { return Vec::new() };
+        let keys = entries.iter().map(|(key, _)| (key, key.text().unwrap_or_default()));
+        let told = |(key, name): (&Node, &str)| {
+            let near = self.asked.iter().find(|asked| is_near(asked, name));
+            let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+            self.place.key(name).problem(key, format!("unknown field{hint}"))
+        };
+        keys.filter(|(_, name)| !self.asked.contains(name)).map(told).collect()
     }
 }
 

@@ -499,7 +499,7 @@ fn container_ports(container: &Node, place: Place, endpoint: &mut Endpoint, prob
     let mut fields = Fields::new(container, place, problems);
     for (port, place) in fields.list("ports").unwrap_or_default() {
         let mut fields = Fields::new(port, place, fields.problems);
-        let proto = fields.text("protocol").map_or(Some(6), |name| protocol(&name)).unwrap_or(6);
+        let proto = fields.protocol("protocol");
         let Some(number) = fields.int("containerPort", 1, 65535).and_then(|n| u16::try_from(n).ok()) else {
             continue;
         };
@@ -507,7 +507,8 @@ fn container_ports(container: &Node, place: Place, endpoint: &mut Endpoint, prob
             endpoint.ports.push((name.to_lowercase(), proto, number));
         }
         if let Some(host) = fields.int("hostPort", 1, 65535).and_then(|n| u16::try_from(n).ok()) {
-            let ip = fields.text("hostIP").and_then(|ip| ip.parse().ok());
+            let ip = fields.text("hostIP").filter(|ip| !ip.is_empty());
+            let ip = ip.and_then(|ip| address(&ip, port, &fields.place, fields.problems));
             endpoint.host_ports.push((ip, proto, host, number));
         }
     }
@@ -547,10 +548,13 @@ fn read_endpoint(node: &Node, place: Place, metadata: Metadata, problems: &mut P
     endpoint.labels.extend(fields.labels("labels"));
     for (port, place) in fields.list("ports").unwrap_or_default() {
         let mut fields = Fields::new(port, place, fields.problems);
-        let proto = fields.text("protocol").and_then(|name| protocol(&name)).unwrap_or(6);
+        let (name, proto) = (fields.text("name"), fields.protocol("protocol"));
         let number = fields.int("port", 1, 65535).and_then(|n| u16::try_from(n).ok());
-        if let (Some(name), Some(number)) = (fields.text("name"), number) {
-            endpoint.ports.push((name.to_lowercase(), proto, number));
+        match (&name, number, fields.some("port")) {
+            (Some(name), Some(number), _) => endpoint.ports.push((name.to_lowercase(), proto, number)),
+            (None, ..) | (_, None, None) => fields.error(port, "a port needs a name and a port"),
+            // What is wrong with the number was told.
+            (Some(_), None, Some(_)) => {}
         }
         fields.deny_unknown();
     }

@@ -14,6 +14,7 @@ use pools::Claim;
 
 use crate::decode::{Fields, Place, Problems, prefix};
 use crate::objects::{Metadata, address, protocol};
+use crate::policy::ports;
 use crate::tree::{Node, Value};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,9 +90,24 @@ pub struct Annotations {
     pub node_selector: Option<String>,
 }
 
+/// Annotations that have some values alone; others are told of, and count for nothing.
+const ANNOTATIONS: [(&str, &[&str]); 4] = [
+    ("service.cilium.io/lb-algorithm", &["maglev", "random"]),
+    ("service.cilium.io/forwarding-mode", &["dnat", "snat", "dsr", "hybrid"]),
+    ("service.cilium.io/src-ranges-policy", &["allow", "deny"]),
+    ("service.cilium.io/type", &["ClusterIP", "NodePort", "LoadBalancer"]),
+];
+
 impl Annotations {
-    fn read(metadata: &Metadata) -> Self {
+    fn read(node: &Node, place: &Place, metadata: &Metadata, problems: &mut Problems) -> Self {
         let text = |name: &str| metadata.annotation(name).map(str::to_owned);
+        for (name, known) in ANNOTATIONS {
+            let values = metadata.annotation(name).into_iter().flat_map(|text| text.split(','));
+            for odd in values.map(str::trim).filter(|value| !known.contains(value)) {
+                let what = format!("the annotation {name} has {odd:?}, but knows {} alone", known.join(", "));
+                problems.warnings.push(place.key("metadata.annotations").problem(node, what));
+            }
+        }
         Self {
             algorithm: text("service.cilium.io/lb-algorithm"),
             forwarding: text("service.cilium.io/forwarding-mode"),
@@ -105,7 +121,7 @@ impl Annotations {
 }
 
 /// ClientIP affinity without a word about time lasts three hours.
-const AFFINITY_SECONDS: i64 = 10_800;
+const AFFINITY_SECONDS: u32 = 10_800;
 
 impl Service {
     pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Problems) -> Self {
@@ -119,7 +135,7 @@ impl Service {
             },
             probe,
             source_ranges_deny: metadata.annotation("service.cilium.io/src-ranges-policy") == Some("deny"),
-            annotations: Box::new(Annotations::read(&metadata)),
+            annotations: Box::new(Annotations::read(node, &place, &metadata, problems)),
             proxy_name: metadata
                 .labels
                 .iter()
@@ -129,8 +145,14 @@ impl Service {
             labels: metadata.labels,
             ..Self::default()
         };
-        if let Some(spec) = node.get("spec") {
-            service.spec(Fields::new(spec, place.key("spec"), problems));
+        let mut whole = Fields::new(node, place.clone(), problems);
+        let spec = whole.object("spec");
+        for known in ["apiVersion", "kind", "metadata", "status"] {
+            whole.raw(known);
+        }
+        whole.warn_unknown();
+        if let Some((spec, place)) = spec {
+            service.spec(Fields::new(spec, place, problems));
         }
         service.claim = (service.kind == Kind::LoadBalancer).then(|| Box::new(claim));
         let ingress = node.get("status").and_then(|s| s.get("loadBalancer")).and_then(|l| l.get("ingress"));
@@ -184,21 +206,66 @@ impl Service {
                 Err(what) => fields.problems.errors.push(place.problem(node, what)),
             }
         }
-        if fields.text("sessionAffinity").as_deref() == Some("ClientIP") {
-            let config = node.get("sessionAffinityConfig").and_then(|c| c.get("clientIP"));
-            let seconds = config.and_then(|c| c.get("timeoutSeconds")).map(|node| &node.value);
-            let seconds = if let Some(Value::Int(n)) = seconds { *n } else { AFFINITY_SECONDS };
-            self.affinity_seconds = u32::try_from(seconds).unwrap_or(0);
+        if one_of(&mut fields, "sessionAffinity", ["None", "ClientIP"]) {
+            self.affinity_seconds = AFFINITY_SECONDS;
         }
-        self.external_local = fields.text("externalTrafficPolicy").as_deref() == Some("Local");
+        if let Some((node, place)) = fields.object("sessionAffinityConfig") {
+            self.affinity_time(Fields::new(node, place, fields.problems));
+        }
+        self.external_local = one_of(&mut fields, "externalTrafficPolicy", ["Cluster", "Local"]);
         let health = fields.int("healthCheckNodePort", 0, 65535).and_then(|n| u16::try_from(n).ok());
         self.health_port = health.filter(|port| *port != 0 && self.external_local);
         self.distribution = fields.text("trafficDistribution");
-        self.internal_local = fields.text("internalTrafficPolicy").as_deref() == Some("Local");
+        if let Some(other) = self.distribution.as_ref().filter(|wish| !DISTRIBUTIONS.contains(&wish.as_str()))
+        {
+            let known = DISTRIBUTIONS.join(", ");
+            fields.warn(node, format!("trafficDistribution is {other}, but we know {known} alone"));
+        }
+        self.internal_local = one_of(&mut fields, "internalTrafficPolicy", ["Cluster", "Local"]);
         for (node, place) in fields.list("ports").unwrap_or_default() {
             self.ports.extend(read_port(node, place, fields.problems));
         }
+        for known in BESIDE {
+            fields.raw(known);
+        }
+        fields.warn_unknown();
     }
+
+    fn affinity_time(&mut self, mut fields: Fields<'_, '_>) {
+        let Some((node, place)) = fields.object("clientIP") else { return };
+        let seconds = Fields::new(node, place, fields.problems).int("timeoutSeconds", 1, 86_400);
+        if let Some(seconds) = seconds.and_then(|seconds| u32::try_from(seconds).ok())
+            && self.affinity_seconds > 0
+        {
+            self.affinity_seconds = seconds;
+        }
+    }
+}
+
+/// `spec.trafficDistribution` as Kubernetes has it.
+const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+
+/// Fields of `spec` that others look at, or that are read elsewhere.
+const BESIDE: [&str; 7] = [
+    "allocateLoadBalancerNodePorts",
+    "clusterIP",
+    "externalName",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "loadBalancerClass",
+    "publishNotReadyAddresses",
+];
+
+/// Is it the second of two values? Without a word it is the first, as with the API server.
+fn one_of(fields: &mut Fields<'_, '_>, key: &'static str, [first, second]: [&str; 2]) -> bool {
+    let node = fields.node;
+    let said = fields.text(key).unwrap_or_default();
+    if !said.is_empty() && said != first && said != second {
+        let what = format!("must be {first} or {second}, not {said}");
+        let place = fields.place.key(key);
+        fields.problems.errors.push(place.problem(node.get(key).unwrap_or(node), what));
+    }
+    said == second
 }
 
 fn read_port(node: &Node, place: Place, problems: &mut Problems) -> Option<ServicePort> {
@@ -215,9 +282,16 @@ fn read_port(node: &Node, place: Place, problems: &mut Problems) -> Option<Servi
     };
     let node_port = fields.int("nodePort", 0, 65535).and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
     let target = match fields.some("targetPort").map(|node| &node.value) {
-        Some(Value::Int(n)) => Target::Number(u16::try_from(*n).unwrap_or(port)),
-        Some(Value::Text(name)) => Target::Named(name.clone()),
-        _ => Target::Number(port),
+        Some(Value::Int(0)) | None => Some(Target::Number(port)),
+        Some(Value::Int(n)) => u16::try_from(*n).ok().map(Target::Number),
+        Some(Value::Text(name)) => ports::named(name).map(|_| Target::Named(name.clone())),
+        Some(Value::Null | Value::Bool(_) | Value::Float(_) | Value::List(_) | Value::Map(_)) => None,
+    };
+    fields.raw("appProtocol");
+    fields.warn_unknown();
+    let Some(target) = target else {
+        fields.error(node, "targetPort must be a number from 1 to 65535 or the name of a port");
+        return None;
     };
     Some(ServicePort { name, port, proto, node_port, target })
 }
@@ -256,7 +330,7 @@ impl Slice {
                 metadata.namespace.clone()
             },
             service: label.map(|(_, value)| value.clone()).unwrap_or_default(),
-            weight: metadata.annotation("service.cilium.io/weight").and_then(|weight| weight.parse().ok()),
+            weight: weight(node, &place, &metadata, problems),
             ..Self::default()
         };
         let mut fields = Fields::new(node, place, problems);
@@ -267,7 +341,7 @@ impl Slice {
         for (port, place) in fields.list("ports").unwrap_or_default() {
             let mut fields = Fields::new(port, place, fields.problems);
             let name = fields.loose_text("name").unwrap_or_default();
-            let proto = fields.text("protocol").and_then(|name| protocol(&name)).unwrap_or(6);
+            let proto = fields.protocol("protocol");
             if let Some(number) = fields.int("port", 1, 65535).and_then(|n| u16::try_from(n).ok()) {
                 slice.ports.push((name, proto, number));
             }
@@ -276,8 +350,24 @@ impl Slice {
         {
             slice.endpoints.push(read_slice_endpoint(endpoint, place, fields.problems));
         }
+        for known in ["apiVersion", "kind", "metadata"] {
+            fields.raw(known);
+        }
+        fields.warn_unknown();
         slice
     }
+}
+
+/// `service.cilium.io/weight`
+fn weight(node: &Node, place: &Place, metadata: &Metadata, problems: &mut Problems) -> Option<u16> {
+    let text = metadata.annotation("service.cilium.io/weight")?;
+    let weight = text.parse().ok();
+    if weight.is_none() {
+        let what =
+            format!("the annotation service.cilium.io/weight must be a number up to 65535, not {text}");
+        problems.warnings.push(place.key("metadata.annotations").problem(node, what));
+    }
+    weight
 }
 
 fn read_slice_endpoint(node: &Node, place: Place, problems: &mut Problems) -> SliceEndpoint {
@@ -290,15 +380,21 @@ fn read_slice_endpoint(node: &Node, place: Place, problems: &mut Problems) -> Sl
     for (text, node, place) in fields.texts("addresses") {
         endpoint.addresses.extend(address(&text, node, &place, fields.problems));
     }
-    let conditions =
-        |name: &str| match node.get("conditions").and_then(|c| c.get(name)).map(|node| &node.value) {
-            Some(Value::Bool(flag)) => Some(*flag),
-            _ => None,
-        };
+    let mut said = [None; 3];
+    if let Some((node, place)) = fields.object("conditions") {
+        let mut conditions = Fields::new(node, place, fields.problems);
+        said = ["ready", "serving", "terminating"].map(|name| conditions.flag(name));
+        conditions.warn_unknown();
+    }
+    let [ready, serving, terminating] = said;
     // What is not said is ready; what is ready serves.
-    endpoint.ready = conditions("ready").unwrap_or(true);
-    endpoint.serving = conditions("serving").unwrap_or(endpoint.ready);
-    endpoint.terminating = conditions("terminating").unwrap_or(false);
+    endpoint.ready = ready.unwrap_or(true);
+    endpoint.serving = serving.unwrap_or(endpoint.ready);
+    endpoint.terminating = terminating.unwrap_or(false);
+    for known in ["hints", "hostname", "targetRef", "topology", "deprecatedTopology"] {
+        fields.raw(known);
+    }
+    fields.warn_unknown();
     let hints = |key: &str| -> Vec<String> {
         let list = node.get("hints").and_then(|hints| hints.get(key)).map(Node::list).unwrap_or_default();
         list.iter().filter_map(|item| Some(item.get("name")?.text()?.to_owned())).collect()

@@ -257,3 +257,126 @@ fn folders_are_read_as_they_are_mounted_and_however_their_links_turn() {
     assert!(!problems.is_ok(), "what is named is read");
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop, annotations: {ANNOTATIONS}}\nspec:\n  \
+                       clusterIP: 10.96.0.1\n  SPEC\n  ports: [{port: 80PORT}]\n---\n\
+                       apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: s1\n  namespace: shop\n  \
+                       labels: {kubernetes.io/service-name: s}\n  annotations: {WEIGHT}\naddressType: IPv4\nports: [{port: 80SLICE}]\n\
+                       endpoints: [{addresses: [10.0.0.1]END}]\n---\n\
+                       apiVersion: sluice.dev/v1\nkind: Endpoint\nmetadata: {name: e, namespace: shop}\n\
+                       spec: {addresses: [10.0.0.9], ports: [{name: http, port: 80OWN}]}\n---\n\
+                       apiVersion: v1\nkind: Pod\nmetadata: {name: q, namespace: shop}\n\
+                       spec: {containers: [{name: c, ports: [{containerPort: 80POD}]}]}\n";
+
+/// The service with these words in their places.
+fn service(words: &[(&str, &str)]) -> String {
+    let places = ["ANNOTATIONS", "SPEC", "PORT", "WEIGHT", "SLICE", "END", "OWN", "POD"];
+    let said = |place: &str| words.iter().find(|(known, _)| *known == place).map_or("", |(_, word)| word);
+    places.iter().fold(SERVICE.to_owned(), |text, place| text.replace(place, said(place)))
+}
+
+#[test]
+fn what_the_api_server_would_refuse_of_services_is_refused_here() {
+    assert_eq!(
+        mistakes(&service(&[("PORT", ", targetPort: 0"), ("POD", ", protocol: UDP, hostIP: ''")])),
+        [""; 0]
+    );
+    for (place, word, wrong) in [
+        (
+            "SPEC",
+            "externalTrafficPolicy: local",
+            "spec.externalTrafficPolicy: must be Cluster or Local, not local",
+        ),
+        (
+            "SPEC",
+            "internalTrafficPolicy: LOCAL",
+            "spec.internalTrafficPolicy: must be Cluster or Local, not LOCAL",
+        ),
+        ("SPEC", "sessionAffinity: clientIP", "spec.sessionAffinity: must be None or ClientIP, not clientIP"),
+        ("SPEC", "sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}", "0 is not between 1 and 86400"),
+        ("SPEC", "sessionAffinityConfig: {clientIP: {timeoutSeconds: '9'}}", "must be a whole number"),
+        ("PORT", ", targetPort: 70000", "targetPort must be a number from 1 to 65535 or the name of a port"),
+        ("PORT", ", targetPort: '8080'", "targetPort must be a number from 1 to 65535 or the name of a port"),
+        ("SLICE", ", protocol: TPC", "ports[0].protocol: must be TCP, UDP or SCTP, not TPC"),
+        ("END", ", conditions: {ready: 'false'}", "endpoints[0].conditions.ready: must be true or false"),
+        ("OWN", ", protocol: TPC", "spec.ports[0].protocol: must be TCP, UDP or SCTP, not TPC"),
+        ("OWN", "}, {port: 81", "spec.ports[1]: a port needs a name and a port"),
+        ("OWN", "}, {name: web", "spec.ports[1]: a port needs a name and a port"),
+        ("POD", ", protocol: TPC", "ports[0].protocol: must be TCP, UDP or SCTP, not TPC"),
+        ("POD", ", hostPort: 80, hostIP: here", "here is no address"),
+    ] {
+        let told = mistakes(&service(&[(place, word)]));
+        assert!(told.len() == 1 && told[0].contains(wrong), "{word}: {told:?}");
+    }
+}
+
+#[test]
+fn what_is_misspelt_in_services_is_told_and_other_fields_of_a_cluster_are_not() {
+    let warnings = |words: &[(&str, &str)]| -> Vec<String> {
+        let (_, problems) = objects::parse("test.yaml", &service(words), &Options::default().limits);
+        assert!(problems.is_ok(), "{problems}");
+        problems.warnings.iter().map(ToString::to_string).collect()
+    };
+    let usual = "type: LoadBalancer\n  allocateLoadBalancerNodePorts: true\n  ipFamilies: [IPv4]\n  ipFamilyPolicy: SingleStack\n  \
+                 externalTrafficPolicy: Cluster\n  internalTrafficPolicy: Cluster\n  sessionAffinity: None\n  trafficDistribution: PreferClose\n  \
+                 clusterIPs: [10.96.0.1]\n  loadBalancerClass: x\n  publishNotReadyAddresses: true";
+    let end = ", conditions: {ready: true, serving: true, terminating: false}, targetRef: {kind: Pod}, hints: {forZones: [{name: a}]}";
+    let port = ", nodePort: 30080, appProtocol: http, name: ''";
+    let told = [
+        ("SPEC", usual),
+        ("END", end),
+        ("PORT", port),
+        ("ANNOTATIONS", "service.cilium.io/type: 'NodePort, ClusterIP'"),
+    ];
+    assert_eq!(warnings(&told), [""; 0]);
+    for (place, word, odd) in [
+        (
+            "SPEC",
+            "loadBalancerSourceRange: [10.0.0.0/8]",
+            "spec.loadBalancerSourceRange: unknown field; did you mean loadBalancerSourceRanges?",
+        ),
+        ("SPEC", "trafficDistribution: Near", "trafficDistribution is Near"),
+        ("PORT", ", nodeport: 30080", "spec.ports[0].nodeport: unknown field; did you mean nodePort?"),
+        (
+            "END",
+            ", condition: {ready: false}",
+            "endpoints[0].condition: unknown field; did you mean conditions?",
+        ),
+        (
+            "ANNOTATIONS",
+            "service.cilium.io/src-ranges-policy: denny",
+            "service.cilium.io/src-ranges-policy has \"denny\", but knows allow, deny alone",
+        ),
+        ("ANNOTATIONS", "service.cilium.io/lb-algorithm: maglv", "has \"maglv\""),
+        ("ANNOTATIONS", "service.cilium.io/forwarding-mode: drs", "has \"drs\""),
+        ("ANNOTATIONS", "service.cilium.io/type: 'NodePort,clusterip'", "has \"clusterip\""),
+        (
+            "WEIGHT",
+            "service.cilium.io/weight: much",
+            "service.cilium.io/weight must be a number up to 65535, not much",
+        ),
+    ] {
+        let told = warnings(&[(place, word)]);
+        assert!(told.len() == 1 && told[0].contains(odd), "{word}: {told:?}");
+    }
+}
+
+#[test]
+fn network_policies_are_completed_and_refused_as_by_the_api_server() {
+    let policy = |rest: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: n, namespace: shop}}\nspec: {{podSelector: {{}}{rest}}}\n"
+        )
+    };
+    let out = |rest: &str| reason(&mut judge(&policy(rest)), "shop/client", "198.51.100.1", "TCP", 80);
+    assert_eq!(out(", egress: []"), 0, "no rule, no type: it is about ingress alone");
+    assert_eq!(out(", egress: [], policyTypes: [Egress]"), 133);
+    assert_eq!(out(", egress: [{to: [{podSelector: {}}]}]"), 133);
+    let (_, problems) = objects::parse("test.yaml", &policy(", egress: []"), &Options::default().limits);
+    let told: Vec<String> = problems.warnings.iter().map(ToString::to_string).collect();
+    assert!(told.len() == 1 && told[0].contains("say policyTypes: [Egress]"), "{told:?}");
+    for port in ["0", "65536", "-1"] {
+        let told = mistakes(&policy(&format!(", ingress: [{{ports: [{{port: {port}}}]}}]")));
+        assert!(told.len() == 1 && told[0].contains(&format!("{port} is no port")), "{told:?}");
+    }
+}

@@ -36,7 +36,12 @@ pub fn read(node: &Node, place: Place, metadata: Metadata, problems: &mut Proble
     let applies = |name: &str, implied: bool| {
         if types.is_empty() { implied } else { types.iter().any(|text| text == name) }
     };
-    let default_deny = [applies("Ingress", true), applies("Egress", egress.is_some())];
+    let egresses = egress.as_ref().is_some_and(|rules| !rules.is_empty());
+    let default_deny = [applies("Ingress", true), applies("Egress", egresses)];
+    if egress.is_some() && !egresses && types.is_empty() {
+        // As the API server completes it.
+        fields.warn(spec, "an empty egress without policyTypes closes nothing; say policyTypes: [Egress]");
+    }
     let mut rules = Vec::new();
     for (direction, list, items) in
         [(Direction::Ingress, "ingress", ingress), (Direction::Egress, "egress", egress)]
@@ -150,7 +155,7 @@ fn port(node: &Node, place: Place, problems: &mut Problems) -> Vec<PortSpec> {
         }
         None => range(0, u16::MAX),
         Some(Value::Int(n)) => {
-            let Ok(first) = u16::try_from(*n) else {
+            let Some(first) = u16::try_from(*n).ok().filter(|port| *port != 0) else {
                 fields.error(node, format!("{n} is no port"));
                 return Vec::new();
             };
