@@ -47,7 +47,7 @@ fn supervise(daemons: &mut [Daemon], signals: &mut Signals, config: &Path) -> Re
     let kept = keep(daemons, signals, config);
     // Control first: it has nothing that must be taken down, and the dataplane then stops undisturbed.
     let stopped: Vec<Result<()>> = daemons.iter_mut().rev().map(Daemon::stop).collect();
-    kept.and(stopped.into_iter().collect())
+    std::iter::once(kept).chain(stopped).collect()
 }
 
 fn keep(daemons: &mut [Daemon], signals: &mut Signals, config: &Path) -> Result<()> {
