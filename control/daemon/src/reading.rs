@@ -31,5 +31,5 @@ fn in_shares(paths: &[PathBuf], limits: &Limits) -> Option<(Objects, Problems, S
         let threads: Vec<_> = shares.iter().map(|share| scope.spawn(|| share.read(limits))).collect();
         threads.into_iter().map(|thread| thread.join().ok()).collect::<Option<Vec<_>>>()
     });
-    objects::joined(read?)
+    objects::joined(read?, limits)
 }

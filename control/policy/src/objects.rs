@@ -177,6 +177,8 @@ struct Reader<'a> {
     objects: Objects,
     problems: Problems,
     seen: Seen,
+    /// Objects so far, those included that mean nothing here.
+    count: usize,
 }
 
 /// Where objects were found, by kind, namespace and name: file and line.
@@ -235,7 +237,13 @@ const GROUPS: [&str; 5] =
 
 impl<'a> Reader<'a> {
     fn new(limits: &'a Limits) -> Self {
-        Self { limits, objects: Objects::default(), problems: Problems::default(), seen: HashMap::new() }
+        Self {
+            limits,
+            objects: Objects::default(),
+            problems: Problems::default(),
+            seen: HashMap::new(),
+            count: 0,
+        }
     }
 
     fn finish(mut self) -> (Objects, Problems) {
@@ -290,6 +298,14 @@ impl<'a> Reader<'a> {
         if kind == "List" || kind.ends_with("List") && node.get("items").is_some() {
             let items = fields.list("items").unwrap_or_default();
             return items.iter().for_each(|(item, _)| self.object(file, item));
+        }
+        self.count += 1;
+        if self.count > self.limits.objects {
+            if self.count == self.limits.objects + 1 {
+                let what = format!("more than {} objects (limits.objects)", self.limits.objects);
+                fields.error(node, what);
+            }
+            return;
         }
         let versions = versions_of(&kind);
         let metadata = metadata(&mut fields, versions.is_some());

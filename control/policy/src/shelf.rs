@@ -77,14 +77,18 @@ impl Shelf {
         compiled: &Compiled,
         read_file: impl Fn(&Path) -> Read,
     ) -> Option<Vec<Edit>> {
-        let mut read = Vec::new();
+        let (mut read, mut more) = (Vec::new(), 0);
         for path in paths {
             let gone = !path.exists();
             let file = if gone { Read::default() } else { read_file(path) };
             if !file.problems.is_ok() || !self.is_alone(path, paths, &file) {
                 return None;
             }
+            more += file.names.len();
             read.push((path.as_path(), file));
+        }
+        if self.owners.len() + more > compiled.options.limits.objects {
+            return None;
         }
         let mut edits = Vec::new();
         // What goes, before what comes: an object may move from one file to another.
@@ -311,6 +315,22 @@ mod tests {
             compiled.edit(edits);
             same(&compiled, &folder);
         }
+    }
+
+    #[test]
+    fn a_file_more_than_there_may_be_objects_is_left_to_a_reading_of_everything() {
+        let folder = Folder::new("limit");
+        folder.write("one.yaml", &pod("a", "web", "10.0.0.1"));
+        let (mut compiled, mut shelf) = start(&folder);
+        compiled.options.limits.objects = 1;
+        let limits = compiled.options.limits;
+        let more = folder.write("two.yaml", &pod("b", "web", "10.0.0.2"));
+        assert!(shelf.reread(&[more], &compiled, |path| objects::read_file(path, &limits)).is_none());
+        let (_, problems) = objects::load(std::slice::from_ref(&folder.0), &limits);
+        assert!(
+            problems.to_string().contains("two.yaml:1:1: more than 1 objects (limits.objects)"),
+            "{problems}"
+        );
     }
 
     #[test]

@@ -380,3 +380,17 @@ fn network_policies_are_completed_and_refused_as_by_the_api_server() {
         assert!(told.len() == 1 && told[0].contains(&format!("{port} is no port")), "{told:?}");
     }
 }
+
+#[test]
+fn a_list_holds_no_more_objects_than_there_may_be() {
+    let item = |n: usize| format!("- {{apiVersion: v1, kind: Namespace, metadata: {{name: n{n}}}}}\n");
+    let text: String = (0..5).map(item).collect();
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{text}");
+    let read = |most: usize| {
+        let limits = sluice_policy::tree::Limits { objects: most, ..Options::default().limits };
+        let (objects, problems) = objects::parse("test.yaml", &text, &limits);
+        (objects.namespaces.len(), problems.errors.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(read(5), (5, Vec::new()));
+    assert_eq!(read(3), (3, vec!["test.yaml:7:3: more than 3 objects (limits.objects)".to_owned()]));
+}

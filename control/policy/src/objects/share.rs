@@ -39,6 +39,7 @@ pub struct Shared {
     objects: Objects,
     problems: Problems,
     seen: Seen,
+    count: usize,
 }
 
 /// What these paths hold, in at most so many shares of about the same size. `None`: something cannot be read at all.
@@ -107,16 +108,19 @@ impl Share {
                 Part::Of { file, text, from, to, above } => reader.part(file, &text[*from..*to], *above),
             }
         }
-        let seen = std::mem::take(&mut reader.seen);
+        let (seen, count) = (std::mem::take(&mut reader.seen), reader.count);
         let (objects, problems) = reader.finish();
-        Shared { objects, problems, seen }
+        Shared { objects, problems, seen, count }
     }
 }
 
 /// All shares together. `None`: only a reading of everything by one can tell what they mean.
-pub fn joined(shares: Vec<Shared>) -> Option<(Objects, Problems, Seen)> {
+pub fn joined(shares: Vec<Shared>, limits: &Limits) -> Option<(Objects, Problems, Seen)> {
+    if shares.iter().map(|share| share.count).sum::<usize>() > limits.objects {
+        return None;
+    }
     let mut shares = shares.into_iter();
-    let Shared { mut objects, mut problems, mut seen } = shares.next()?;
+    let Shared { mut objects, mut problems, mut seen, .. } = shares.next()?;
     for share in shares {
         if share.seen.keys().any(|name| seen.contains_key(name)) {
             return None;
@@ -178,7 +182,7 @@ mod tests {
         let limits = Limits::default();
         let shares = shares(std::slice::from_ref(path), &limits, count).unwrap();
         assert!(shares.len() <= count && (count == 1 || shares.len() > 1), "{} shares", shares.len());
-        joined(shares.iter().map(|share| share.read(&limits)).collect())
+        joined(shares.iter().map(|share| share.read(&limits)).collect(), &limits)
     }
 
     #[test]
@@ -204,7 +208,15 @@ mod tests {
         assert!(read(&twice, 3).is_none(), "two shares tell of one object");
         let wrong = folder("wrong", &[format!("{many}---\nkind: [\n")]);
         assert!(read(&wrong, 3).is_none(), "a mistake");
-        for path in [twice, wrong] {
+        let few = Limits { objects: 8999, ..Limits::default() };
+        let all = folder("all", std::slice::from_ref(&many));
+        let parts = shares(std::slice::from_ref(&all), &few, 3).unwrap();
+        let read = parts.iter().map(|share| share.read(&few)).collect();
+        assert!(
+            joined(read, &few).is_none(),
+            "more than there may be, each share by itself is none too many"
+        );
+        for path in [twice, wrong, all] {
             std::fs::remove_dir_all(path).unwrap();
         }
     }
