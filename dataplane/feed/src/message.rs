@@ -1,5 +1,6 @@
 //! The messages themselves.
 
+use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::tables::record::{Change, Prefix};
@@ -8,8 +9,9 @@ use sluice_core::watch::{Filter, Sighting};
 
 use crate::event::SentEvent;
 
-/// Changes in one piece of a snapshot or delta, at most.
+/// Changes in one piece of a snapshot or delta, at most, and bytes of them: a service may have thousands of backends.
 const PIECE: usize = 4096;
+const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDataplane {
@@ -118,16 +120,61 @@ pub enum Answer {
     Done,
 }
 
-/// A generation as messages.
+/// A generation as messages, none of which is longer than one may be (unless a single change is).
 pub fn chunks(generation: u64, whole: bool, changes: Vec<Change>) -> Vec<ToDataplane> {
     let mut pieces = Vec::new();
     let mut rest = changes.into_iter().peekable();
     loop {
-        let changes: Vec<Change> = rest.by_ref().take(PIECE).collect();
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        while changes.len() < PIECE
+            && bytes < PIECE_BYTES
+            && let Some(change) = rest.next()
+        {
+            bytes += size(&change);
+            changes.push(change);
+        }
         let last = rest.peek().is_none();
         pieces.push(ToDataplane::Changes { generation, whole, last, changes });
         if last {
             return pieces;
         }
+    }
+}
+
+/// As many bytes as it becomes. What cannot be written shows when it is.
+fn size(change: &Change) -> usize {
+    postcard::serialize_with_flavor(change, Size::default()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::tables::record::{Backend, BackendId, BackendState, Reach, Service, ServiceId};
+
+    use super::*;
+    use crate::codec::encode;
+
+    #[test]
+    fn pieces_of_a_generation_are_never_too_long_however_many_backends_services_have() {
+        let ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+        let backend = |n| Backend {
+            id: BackendId(u32::MAX - n),
+            ip,
+            port: 65_000,
+            weight: 100,
+            state: BackendState::Active,
+            reach: Reach::By(ip),
+        };
+        let service = Service { backends: (0..1000).map(backend).collect(), ..Service::default() };
+        let changes: Vec<Change> =
+            (0..1000).map(|n| Change::Service(ServiceId(n), Some(service.clone()))).collect();
+        let pieces = chunks(1, true, changes.clone());
+        let mut told = Vec::new();
+        for (n, piece) in pieces.iter().enumerate() {
+            assert!(encode(piece).is_ok(), "piece {n} is too long");
+            let ToDataplane::Changes { last, changes, .. } = piece else { panic!("{piece:?}") };
+            assert_eq!(*last, n + 1 == pieces.len());
+            told.extend(changes.iter().cloned());
+        }
+        assert_eq!(told, changes);
     }
 }
