@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use sluice_core::tables::record::{Prefix, Probe};
 
+pub use backends::zone_of;
 use pools::Claim;
 
 use crate::decode::{Fields, Place, Problems, prefix};

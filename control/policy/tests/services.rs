@@ -403,6 +403,32 @@ fn a_change_costs_the_service_that_it_touches() {
 }
 
 #[test]
+fn a_node_that_moves_takes_its_backends_with_it() {
+    let node = |zone: &str, ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: far, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n\
+             status: {{addresses: [{{type: InternalIP, address: {ip}}}]}}\n"
+        )
+    };
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, \
+                   selector: {app: client}, trafficDistribution: PreferClose, ports: [{port: 80}]}\n---\n\
+                   apiVersion: v1\nkind: Pod\nmetadata: {name: near, namespace: shop, labels: {app: client}}\n\
+                   spec: {nodeName: edge}\nstatus: {podIPs: [{ip: 10.1.0.9}]}\n";
+    let options = || Options { topology: true, ..exposed::options() };
+    let mut edge = Edge::with(&format!("{service}{}", node("b", "192.0.2.2")), options());
+    let reached = |edge: &Edge| edge.reached("inside", "10.96.0.1", 80).len();
+    assert_eq!(reached(&edge), 1, "the other zone is spared");
+    for (zone, ip, count) in [("a", "192.0.2.2", 2), ("a", "192.0.2.9", 2), ("b", "192.0.2.9", 1)] {
+        let text = format!("{service}{}", node(zone, ip));
+        let whole = Edge::with(&text, options());
+        let far = whole.compiled.objects.nodes["far"].clone();
+        edge.edit(Edit::Node("far".to_owned(), Some(far)));
+        assert_eq!(reached(&edge), count, "{zone} {ip}");
+        assert_eq!(edge.list("10.96.0.1", 80), whole.list("10.96.0.1", 80), "{zone} {ip}");
+    }
+}
+
+#[test]
 fn clients_are_replaced_by_the_nodes_addresses_where_no_others_are_told() {
     let spec = "  type: NodePort\n  externalTrafficPolicy: Local";
     let plain = web("  type: NodePort", TWO_NODES);

@@ -12,7 +12,7 @@ use crate::policy::groups::CidrGroup;
 use crate::policy::{Policy, Source};
 use crate::service::frontends::Owner;
 use crate::service::pools::Pool;
-use crate::service::{Service, Slice};
+use crate::service::{Service, Slice, zone_of};
 
 /// An object that came, changed or went.
 #[derive(Clone, Debug)]
@@ -62,7 +62,8 @@ impl Compiled {
     /// Take in single objects; what the dataplane must change. The cost is that of what they touch.
     pub fn edit(&mut self, edits: Vec<Edit>) -> Vec<Change> {
         let (mut told, mut touched) = (Vec::new(), Touched::Owners(BTreeSet::new()));
-        let claiming = edits.iter().any(|edit| matches!(edit, Edit::Service(..) | Edit::Pool(..)));
+        let claiming =
+            edits.iter().any(|edit| matches!(edit, Edit::Service(..) | Edit::Pool(..) | Edit::Node(..)));
         for edit in edits {
             let (changes, services) = self.one(edit);
             told.extend(changes);
@@ -93,11 +94,13 @@ impl Compiled {
                 (vec![ObjectChange::Namespace(name, labels)], nobody)
             }
             Edit::Node(name, node) => {
+                let (before, now) = (objects.nodes.get(&name), node.as_ref());
                 let addresses = |node: Option<&NodeObject>| node.map(|node| node.addresses.clone());
-                let moved = addresses(objects.nodes.get(&name)) != addresses(node.as_ref());
+                let zone = |node: Option<&NodeObject>| node.and_then(zone_of).map(str::to_owned);
+                // Tunnels to the backends of a node end at its address, and some are near by its zone.
+                let moved = addresses(before) != addresses(now) || zone(before) != zone(now);
                 put(&mut objects.nodes, name.clone(), node.clone());
-                // Tunnels to the backends of a node end at its address.
-                let all = name == self.options.node || (moved && self.options.dispatch == "geneve");
+                let all = name == self.options.node || moved;
                 (vec![ObjectChange::Node(name, node)], if all { Touched::All } else { nobody })
             }
             Edit::Endpoint(key, endpoint) => {

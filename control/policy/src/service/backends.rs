@@ -136,8 +136,7 @@ impl Asked<'_> {
     }
 
     fn zone(&self, node: &str) -> &str {
-        let labels = self.objects.nodes.get(node).map(|node| node.labels.as_slice()).unwrap_or_default();
-        labels.iter().find(|(key, _)| key == ZONE).map(|(_, zone)| zone.as_str()).unwrap_or_default()
+        self.objects.nodes.get(node).and_then(zone_of).unwrap_or_default()
     }
 
     /// New flows stay near where hints or the service ask for it; if nobody near is usable, all are.
@@ -171,6 +170,11 @@ impl Asked<'_> {
             }
         }
     }
+}
+
+/// The zone that a node is in.
+pub fn zone_of(node: &NodeObject) -> Option<&str> {
+    node.labels.iter().find(|(key, _)| key == ZONE).map(|(_, zone)| zone.as_str())
 }
 
 /// Does the selector of the service mean this endpoint?
