@@ -89,8 +89,8 @@ pub(super) struct Prober {
     sockets: SocketSet<'static>,
     pub wire: Wire,
     connections: Vec<Connection>,
-    /// Echo requests that wait for their answer, by whom they ask.
-    echoes: HashMap<IpAddr, (Id, Now)>,
+    /// Echo requests that wait for their answer, by whom they ask. Several probes may ask one machine.
+    echoes: HashMap<IpAddr, Vec<(Id, Now)>>,
     ports: (u16, u16),
     next_port: u16,
 }
@@ -149,12 +149,12 @@ impl Prober {
 
     /// An echo request was sent to this address.
     pub fn asked(&mut self, id: Id, to: IpAddr, deadline: Now) {
-        self.echoes.insert(to, (id, deadline));
+        self.echoes.entry(to).or_default().push((id, deadline));
     }
 
     /// An echo reply came from this address.
     pub fn echoed(&mut self, from: IpAddr, done: &mut Vec<(Id, Outcome)>) {
-        done.extend(self.echoes.remove(&from).map(|(id, _)| (id, Ok(()))));
+        done.extend(self.echoes.remove(&from).into_iter().flatten().map(|(id, _)| (id, Ok(()))));
     }
 
     /// Let time pass and packets move; which probes are done.
@@ -175,12 +175,10 @@ impl Prober {
             }
             goes_on
         });
-        self.echoes.retain(|_, (id, deadline)| {
-            let waits = now < *deadline;
-            if !waits {
-                done.push((*id, Err("no echo reply".to_owned())));
-            }
-            waits
+        self.echoes.retain(|_, waiting| {
+            let over = waiting.extract_if(.., |(_, deadline)| now >= *deadline);
+            done.extend(over.map(|(id, _)| (id, Err("no echo reply".to_owned()))));
+            !waiting.is_empty()
         });
         // What was just asked or closed leaves with this turn.
         let _ = self.interface.poll(time, &mut self.wire, &mut self.sockets);
@@ -299,6 +297,29 @@ mod tests {
             }
             self.interface.poll(now, &mut self.wire, &mut self.sockets);
         }
+    }
+
+    #[test]
+    fn every_probe_of_one_machine_ends_however_many_there_are() {
+        let mut prober = Prober::new((29_001, 29_511), 1);
+        let machine: IpAddr = "10.0.0.1".parse().unwrap();
+        let mut done = Vec::new();
+        for (id, deadline) in [(1, 5), (2, 9), (3, 20)] {
+            prober.asked(id, machine, Now(deadline));
+        }
+        prober.poll(Now(10), &mut done);
+        done.sort();
+        assert_eq!(
+            done.iter().map(|(id, outcome)| (*id, outcome.is_ok())).collect::<Vec<_>>(),
+            [(1, false), (2, false)]
+        );
+        prober.asked(4, machine, Now(30));
+        done.clear();
+        prober.echoed(machine, &mut done);
+        assert_eq!(done, [(3, Ok(())), (4, Ok(()))]);
+        done.clear();
+        prober.poll(Now(99), &mut done);
+        assert!(done.is_empty(), "each ends once");
     }
 
     fn probe(path: Option<&str>, server: Option<Server>) -> Outcome {
