@@ -65,7 +65,7 @@ pub enum Command {
     Capture(Capture),
     /// DNS names that policies learned, with their addresses.
     Names(Listed),
-    /// Translated sources: pools, ports in use.
+    /// Addresses that sources are translated to, and the ports of each.
     Nat(Shown),
     /// Counters and gauges in Prometheus text form.
     Metrics,

@@ -1,13 +1,13 @@
 //! What the API shows, put together from what control knows and what the dataplane says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use sluice_core::flow_key::FlowKey;
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::state::tcp::TcpState;
-use sluice_core::tables::record::Prefix;
+use sluice_core::tables::record::{Change, Leave, Prefix};
 use sluice_core::verdict::DropReason;
 use sluice_core::watch::Filter;
 use sluice_feed::message::{Answer, Question};
@@ -277,12 +277,19 @@ pub fn time(milliseconds: u64) -> String {
     )
 }
 
+/// The addresses that sources are translated to, whoever says so: settings, the node where they say nothing, and egress policies.
 pub fn nat(control: &Control) -> Value {
-    let settings = &control.gateway.options.settings;
-    let addresses = settings.snat_addresses.iter().chain(&settings.masquerade.addresses);
-    addresses
-        .map(|ip| json!({"address": ip, "first_port": settings.snat_ports.0, "last_port": settings.snat_ports.1}))
-        .collect()
+    let world = control.world();
+    let settings = world.compiled.frontends.settings(&world.compiled.objects, &world.compiled.options);
+    let records = world.compiled.records.values();
+    let ways =
+        records.filter_map(|change| if let Change::Egress(_, ways) = change { ways.as_ref() } else { None });
+    let given =
+        ways.flatten().filter_map(|(_, leave)| if let Leave::With(ip) = leave { Some(*ip) } else { None });
+    let own = settings.snat_addresses.iter().chain(&settings.masquerade.addresses).copied();
+    let addresses: BTreeSet<IpAddr> = own.chain(given).collect();
+    let (first, last) = settings.snat_ports;
+    addresses.iter().map(|ip| json!({"address": ip, "first_port": first, "last_port": last})).collect()
 }
 
 /// Names in the dataplane that can be listed.
@@ -302,6 +309,24 @@ pub async fn names(control: &Control) -> Result<Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_address_that_sources_get_is_listed() {
+        let lab = crate::reconcile::tests::Lab::new("nat");
+        let objects = "apiVersion: v1\nkind: Node\nmetadata: {name: gateway, labels: {role: edge}}\n\
+                       status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}\n---\n\
+                       apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, labels: {app: a}}\nstatus: {podIPs: [{ip: 10.0.0.1}]}\n---\n\
+                       apiVersion: cilium.io/v2\nkind: CiliumEgressGatewayPolicy\nmetadata: {name: e}\nspec:\n  selectors: [{podSelector: {}}]\n  \
+                       destinationCIDRs: [198.51.100.0/24]\n  egressGateway: {nodeSelector: {matchLabels: {role: edge}}, egressIP: 192.0.2.9}\n---\n\
+                       apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop, annotations: {service.cilium.io/forwarding-mode: snat}}\n\
+                       spec: {clusterIP: 10.96.0.1, selector: {app: a}, ports: [{port: 80}]}\n";
+        lab.write("all.yaml", objects);
+        lab.control.take(crate::source::files::News::Everything);
+        let told = nat(&lab.control);
+        let addresses: Vec<&str> =
+            told.as_array().unwrap().iter().filter_map(|row| row["address"].as_str()).collect();
+        assert_eq!(addresses, ["192.0.2.1", "192.0.2.9"]);
+    }
 
     #[test]
     fn times_are_those_of_the_calendar() {

@@ -67,7 +67,9 @@ impl Watches {
         let Some(listener) = listeners.get_mut(&watch) else { return };
         let count = packets.len() as u64;
         let news = News { wall, now, packets, lost: lost + listener.missed, done };
-        if listener.tell.try_send(news).is_err() {
+        // The last place is kept for the end, without which a reader would take us for gone.
+        let fits = done || listener.tell.capacity() > 1;
+        if !fits || listener.tell.try_send(news).is_err() {
             listener.missed += count;
         }
         if done {
@@ -207,4 +209,23 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_hears_of_the_end_all_the_same() {
+        let watches = Watches::default();
+        let mut news = watches.listen(7);
+        for n in 0..2 * WAITING as u64 {
+            watches.tell(7, Now(n), Vec::new(), n, false);
+        }
+        watches.tell(7, Now(999), Vec::new(), 5, true);
+        let heard: Vec<News> = std::iter::from_fn(|| news.try_recv().ok()).collect();
+        assert_eq!(heard.len(), WAITING);
+        assert!(heard.last().is_some_and(|last| last.done && last.lost == 5));
+        assert!(watches.lock().is_empty());
+    }
 }
