@@ -199,7 +199,10 @@ impl<'a, 'p> Fields<'a, 'p> {
         for (node, place) in self.list(key).unwrap_or_default() {
             match loose(node) {
                 Some(text) => texts.push((text, node, place)),
-                None => self.problems.errors.push(place.problem(node, "must be a text")),
+                None => {
+                    let what = format!("must be a text, not {} (quote it)", node.value.kind());
+                    self.problems.errors.push(place.problem(node, what));
+                }
             }
         }
         texts
@@ -219,7 +222,10 @@ impl<'a, 'p> Fields<'a, 'p> {
                 (Some(_), None) if matches!(value.value, Value::Null) => {
                     labels.push((name.text().unwrap_or_default().to_owned(), String::new()));
                 }
-                _ => self.error_in(key, value, "must be a text"),
+                _ => {
+                    let what = format!("must be a text, not {} (quote it)", value.value.kind());
+                    self.error_in(key, value, what);
+                }
             }
         }
         labels
@@ -268,8 +274,8 @@ fn loose(node: &Node) -> Option<String> {
         Value::Text(text) => Some(text.clone()),
         Value::Int(n) => Some(n.to_string()),
         Value::Bool(flag) => Some(flag.to_string()),
-        Value::Float(x) => Some(x.to_string()),
-        Value::Null | Value::List(_) | Value::Map(_) => None,
+        // 1.10 would be 1.1.
+        Value::Float(_) | Value::Null | Value::List(_) | Value::Map(_) => None,
     }
 }
 

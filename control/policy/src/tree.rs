@@ -270,7 +270,7 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// A plain scalar by the rules of YAML 1.2's core schema.
+/// A plain scalar by the rules of YAML 1.2's core schema, but that numbers written in other ways than usual are texts.
 fn scalar(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
@@ -279,10 +279,11 @@ fn scalar(text: &str) -> Value {
         _ => {
             let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
             let numeric = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.');
-            if let Ok(n) = text.parse() {
+            // What is written otherwise (007, +5, 0x1f) is not what a number would be told as: let it be asked for again.
+            if let Some(n) = text.parse().ok().filter(|n: &i64| n.to_string() == text) {
                 Value::Int(n)
-            } else if let Some(Ok(n)) = text.strip_prefix("0x").map(|hex| i64::from_str_radix(hex, 16)) {
-                Value::Int(n)
+            } else if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                Value::Text(text.to_owned())
             } else if let Some(Ok(x)) = numeric.then(|| text.parse()) {
                 Value::Float(x)
             } else {

@@ -394,3 +394,32 @@ fn a_list_holds_no_more_objects_than_there_may_be() {
     assert_eq!(read(5), (5, Vec::new()));
     assert_eq!(read(3), (3, vec!["test.yaml:7:3: more than 3 objects (limits.objects)".to_owned()]));
 }
+
+#[test]
+fn labels_that_are_numbers_count_as_they_are_written_or_not_at_all() {
+    let pod = |label: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, namespace: shop, labels: {{v: {label}}}}}\nstatus: {{podIP: 10.0.0.8}}\n"
+        )
+    };
+    for (written, meant) in [
+        ("7", "7"),
+        ("007", "007"),
+        ("+5", "+5"),
+        ("-0", "-0"),
+        ("'1.10'", "1.10"),
+        ("12345678901234567890", "12345678901234567890"),
+    ] {
+        let (objects, problems) = objects::parse("test.yaml", &pod(written), &Options::default().limits);
+        assert!(problems.is_ok(), "{problems}");
+        let labels = &objects.endpoints[&("shop".to_owned(), "p".to_owned())].labels;
+        assert_eq!(labels[0].1, meant, "{written}");
+    }
+    for written in ["1.10", "1e3", "[a]"] {
+        let told = mistakes(&pod(written));
+        assert!(
+            told.len() == 1 && told[0].contains("metadata.labels: must be a text"),
+            "{written}: {told:?}"
+        );
+    }
+}
