@@ -327,8 +327,12 @@ fn moment(text: &str) -> Option<u64> {
     let mut parts = clock.split(':');
     let (hour, minute): (i64, i64) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     let second: f64 = parts.next().unwrap_or("0").parse().ok()?;
-    let fair =
-        (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61.0;
+    let fair = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (0..24).contains(&hour)
+        && (0..60).contains(&minute)
+        && second < 61.0;
     if !fair || parts.next().is_some() {
         return None;
     }
@@ -336,7 +340,8 @@ fn moment(text: &str) -> Option<u64> {
         ("Z", "") => 0,
         (sign, offset) => {
             let (hours, minutes) = offset.split_once(':')?;
-            let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
+            let seconds =
+                i64::from(hours.parse::<u8>().ok()?) * 3600 + i64::from(minutes.parse::<u8>().ok()?) * 60;
             if sign == "-" { -seconds } else { seconds }
         }
     };
@@ -538,6 +543,13 @@ mod tests {
         assert_eq!(moment("1970-01-01T00:00:01Z"), Some(1000));
         assert_eq!(moment("2026-11-24T12:30:01.250Z"), Some(1_795_523_401_250));
         assert_eq!(moment("2026-11-24T14:30:01.250+02:00"), Some(1_795_523_401_250));
+        for odd in [
+            "9223372036854775807-01-01T00:00:00Z",
+            "2026-01-01T00:00:00+9223372036854775807:00",
+            "0000-01-01T00:00:00Z",
+        ] {
+            assert_eq!(moment(odd), None, "{odd}");
+        }
         assert_eq!((moment("2026-13-24T12:30:01Z"), moment("2026-11-24T12:30Z x")), (None, None));
         assert_eq!(
             (ago("1h30m"), ago("90s"), ago("5"), ago("")),

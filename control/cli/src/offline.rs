@@ -151,19 +151,30 @@ pub fn verdict(args: &Verdict) -> Result<Answer> {
         }
         if !text.is_empty() {
             text.push('\n');
-            out.write_all(text.as_bytes())?;
+            written(out.write_all(text.as_bytes()))?;
         }
     }
-    out.flush()?;
+    written(out.flush())?;
     Ok(answer)
 }
 
-fn lines(path: &Path) -> Result<Box<dyn Iterator<Item = std::io::Result<String>>>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(BufReader::new(std::io::stdin()).lines()));
+/// Lines of text; what is none in a line makes that line wrong, and no other.
+fn lines(path: &Path) -> Result<impl Iterator<Item = std::io::Result<String>>> {
+    let source: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?)
+    };
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(BufReader::new(source).split(b'\n').map(move |line| line.map(text)))
+}
+
+/// A reader that went away (`| head`) is no error of ours.
+fn written(done: std::io::Result<()>) -> Result<()> {
+    match done {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        done => Ok(done?),
     }
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Box::new(BufReader::new(file).lines()))
 }
 
 pub fn explain(args: &Explain) -> Result<Answer> {

@@ -41,7 +41,7 @@ pub fn replay(args: &Replay) -> Result<()> {
     let mut changes = args.change.iter().map(|text| change(text)).collect::<Result<Vec<_>>>()?;
     changes.sort_by_key(|(at, _)| *at);
     let file = File::open(&args.input).with_context(|| format!("cannot read {}", args.input.display()))?;
-    let (names, frames) = read(file)?;
+    let (names, frames) = read(file).with_context(|| args.input.display().to_string())?;
     let mut run = Run::new(args, &names)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let start = frames.first().map_or(Duration::ZERO, |frame| frame.at);

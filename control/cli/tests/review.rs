@@ -175,3 +175,27 @@ fn more_of_a_question_is_an_object_and_contradicts_no_flag() {
     let (code, _, told) = explain(&["--with", "{\"port\": 80}", "--port", "81"]);
     assert!(code == 2 && told.contains("port is said both by its flag and in --with"), "{told}");
 }
+
+#[test]
+fn one_line_that_is_no_text_costs_no_other_and_a_reader_that_goes_is_no_mistake() {
+    let scratch = Scratch::new("lines");
+    let objects = scratch.cluster("now", "  ingress: [{}]");
+    let flows = scratch.0.join("flows");
+    std::fs::write(&flows, b"\xff\n{\"id\": 2, \"from\": \"shop/front\", \"to\": \"shop/back\"}\r\n")
+        .unwrap();
+    let (code, out, _) = sluice(&["verdict", "--objects", &objects, "--flows", flows.to_str().unwrap()]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(
+        code == 2 && lines.len() == 2 && lines[0].contains("\"error\"") && lines[1].contains("\"id\":2"),
+        "{out}"
+    );
+    let many = "{\"id\": 2, \"from\": \"shop/front\", \"to\": \"shop/back\"}\n".repeat(5000);
+    std::fs::write(&flows, many).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+        .args(["verdict", "--objects", &objects, "--flows", flows.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
