@@ -56,5 +56,5 @@ instructions() { # name, command
     read -r packets some <<<"$(counted 4 "$@")"
     printf '%s: %d instructions a packet in user space, of %d packets\n' "$name" $(((some - none) / packets)) "$packets"
 }
-instructions ours "$bench" l2fwd --sleep
+instructions ours "$bench" l2fwd --sleep --end-with-input
 instructions xsk-rs target/release/sluice-xsk-twin --sleep

@@ -262,8 +262,11 @@ pub(crate) struct SinkArgs {
 
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct L2fwdArgs {
+    /// One interface
     pub from: String,
+    /// The other: frames go both ways
     pub to: String,
+    /// The core that forwards
     #[arg(long)]
     pub core: Option<usize>,
     /// Sleep at once when nothing comes, and not after some tens of microseconds
@@ -272,6 +275,9 @@ pub(crate) struct L2fwdArgs {
     /// Microseconds of busy polling in the kernel
     #[arg(long, default_value_t = 0)]
     pub busy_poll: u32,
+    /// End with the standard input, too: whoever started it may be gone
+    #[arg(long)]
+    pub end_with_input: bool,
 }
 
 /// Traffic as it goes out.

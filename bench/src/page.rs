@@ -71,14 +71,15 @@ impl Plot {
     fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let most = |values: &mut dyn Iterator<Item = f64>| nice(values.fold(0.0, f64::max));
-        let (most_x, most_y) = (most(&mut points().map(|p| p.0)), most(&mut points().map(|p| p.1)));
+        let ((most_x, across), (most_y, up)) =
+            (most(&mut points().map(|p| p.0)), most(&mut points().map(|p| p.1)));
         let x = |value: f64| LEFT + value / most_x * (WIDTH - LEFT - 20.0);
         let y = |value: f64| HEIGHT - BOTTOM - value / most_y * (HEIGHT - BOTTOM - TOP);
         let mut svg = format!(
             "<h2>{}</h2>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n",
             escape(&self.title)
         );
-        self.grid(&mut svg, (most_x, most_y), &x, &y);
+        self.grid(&mut svg, (most_x, across), (most_y, up), &x, &y);
         self.lines(&mut svg, &x, &y);
         let middle = f64::midpoint(HEIGHT, TOP - BOTTOM);
         let _ = writeln!(
@@ -93,22 +94,35 @@ impl Plot {
         svg
     }
 
-    fn grid(&self, svg: &mut String, most: (f64, f64), x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) {
-        for n in 0..=4 {
-            let share = f64::from(n) / 4.0;
-            let (vx, vy) = (most.0 * share, most.1 * share);
+    /// Lines and numbers at each step of both axes: how far they go, in how many steps.
+    fn grid(
+        &self,
+        svg: &mut String,
+        (most_x, across): (f64, u32),
+        (most_y, up): (f64, u32),
+        x: &dyn Fn(f64) -> f64,
+        y: &dyn Fn(f64) -> f64,
+    ) {
+        let steps = |most: f64, count: u32| (0..=count).map(move |n| most * f64::from(n) / f64::from(count));
+        for value in steps(most_y, up) {
             let _ = writeln!(
                 svg,
-                "<line x1=\"{LEFT}\" x2=\"{r}\" y1=\"{gy:.1}\" y2=\"{gy:.1}\" stroke=\"#e3e8ec\"/><text x=\"{tx}\" y=\"{ty:.1}\" \
-                 text-anchor=\"end\">{}</text><text x=\"{gx:.1}\" y=\"{by}\" text-anchor=\"middle\">{}</text>",
-                short(vy),
-                short(vx),
-                r = WIDTH - 20.0,
-                gy = y(vy),
-                tx = LEFT - 8.0,
-                ty = y(vy) + 4.0,
-                gx = x(vx),
-                by = HEIGHT - BOTTOM + 18.0,
+                "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#e3e8ec\"/><text x=\"{}\" \
+                 y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                WIDTH - 20.0,
+                LEFT - 8.0,
+                y(value) + 4.0,
+                short(value),
+                at = y(value),
+            );
+        }
+        for value in steps(most_x, across) {
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                x(value),
+                HEIGHT - BOTTOM + 18.0,
+                short(value)
             );
         }
     }
@@ -144,26 +158,26 @@ impl Plot {
     }
 }
 
-/// The next round number above.
-fn nice(most: f64) -> f64 {
+/// A round number at or above, and how many steps lead to it, each of a round number itself.
+fn nice(most: f64) -> (f64, u32) {
     if most <= 0.0 {
-        return 1.0;
+        return (1.0, 4);
     }
     let power = 10_f64.powf(most.log10().floor());
-    [1.0, 2.0, 4.0, 5.0, 8.0, 10.0]
-        .map(|step| step * power)
-        .into_iter()
-        .find(|top| *top >= most)
-        .unwrap_or(most)
+    let tops =
+        [(1.0, 4), (1.2, 4), (1.5, 3), (2.0, 4), (2.5, 5), (3.0, 3), (4.0, 4), (5.0, 5), (6.0, 3), (8.0, 4)];
+    let (top, steps) = tops.into_iter().find(|(top, _)| top * power >= most).unwrap_or((10.0, 4));
+    (top * power, steps)
 }
 
 fn short(value: f64) -> String {
-    match value {
-        v if v >= 1e6 => format!("{:.4} M", v / 1e6).replace("0000 M", "0 M"),
-        v if v >= 1e4 => format!("{:.1} k", v / 1e3),
-        v if v.fract().abs() < 1e-9 => format!("{v:.0}"),
-        v => format!("{v:.2}"),
-    }
+    let (value, unit) = match value {
+        v if v >= 1e6 => (v / 1e6, " M"),
+        v if v >= 1e4 => (v / 1e3, " k"),
+        v => (v, ""),
+    };
+    let text = format!("{value:.2}");
+    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 fn escape(text: &str) -> String {
@@ -183,5 +197,22 @@ mod tests {
         let html = page.html();
         assert!(html.contains("x &amp; y") && html.contains("a&lt;b") && html.contains("<polyline"));
         assert!(!html.contains("<script") && !html.contains("http"));
+    }
+
+    #[test]
+    fn axes_end_close_above_what_is_shown_and_have_round_numbers() {
+        for (most, top, steps, labels) in [
+            (1_070_000.0, 1.2e6, 4, ["0", "300 k", "600 k", "900 k", "1.2 M"].as_slice()),
+            (3.0, 3.0, 3, &["0", "1", "2", "3"]),
+            (17_301.0, 20_000.0, 4, &["0", "5000", "10 k", "15 k", "20 k"]),
+            (0.13, 0.15, 3, &["0", "0.05", "0.1", "0.15"]),
+            (9.1, 10.0, 4, &["0", "2.5", "5", "7.5", "10"]),
+        ] {
+            let (end, count) = nice(most);
+            assert!((end - top).abs() < 1e-9 * top && count == steps, "{most}: {end}, {count}");
+            let shown: Vec<String> =
+                (0..=count).map(|n| short(end * f64::from(n) / f64::from(count))).collect();
+            assert_eq!(shown, labels);
+        }
     }
 }

@@ -24,6 +24,10 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// Sleep, but not on when asked to stop.
     pub(crate) fn wait(&self, time: Duration) {
         const STEP: Duration = Duration::from_millis(20);

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -45,8 +44,7 @@ pub(crate) fn run(args: &BlastArgs) -> anyhow::Result<()> {
     if args.warm_up > 0.0 && !stop.asked() {
         say(&format!("warming up for {} s", args.warm_up));
         Generator::start(&Order { seconds: args.warm_up, packets: 0, ..order.clone() })?.finish()?;
-        // What is still on its way must not be counted with what follows.
-        std::thread::sleep(Duration::from_millis(60));
+        sink.as_ref().map_or(Ok(()), Trials::settle)?;
     }
     let (samples, outcome) = send(&order, sink.as_ref(), &stop)?;
     let stopped_early = stop.asked();
@@ -117,8 +115,7 @@ fn send(order: &Order, sink: Option<&Trials>, stop: &Stop) -> anyhow::Result<(Ve
             generator.next()?.context("the generator ended early; what it said is above")?
         };
         if told.done {
-            // The last packets are still on their way.
-            std::thread::sleep(Duration::from_millis(60));
+            sink.map_or(Ok(()), Trials::settle)?;
         }
         let received = match (sink, &before) {
             (Some(sink), Some((counts, _))) => sink.counts()?.received - counts.received,

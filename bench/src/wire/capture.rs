@@ -14,7 +14,7 @@ use super::programs::Programs;
 
 /// Write the first `count` packets of the order, at the times at which they are due.
 pub(crate) fn write(order: &Order, count: u32, file: &Path) -> anyhow::Result<()> {
-    let mut programs = Programs::load()?;
+    let programs = Programs::load()?;
     // Without a pace: a packet is written each time.
     let unpaced = Order { rate: 0.0, seconds: f64::MAX, ..order.clone() };
     programs.order(&unpaced.words(0)?)?;
@@ -34,6 +34,7 @@ pub(crate) fn write(order: &Order, count: u32, file: &Path) -> anyhow::Result<()
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::time::Duration;
 
     use sluice_core::packet::{Packet, PortId};
     use sluice_core::parse::parse;
@@ -68,7 +69,7 @@ mod tests {
     fn the_program_writes_what_was_ordered() {
         for v6 in [false, true] {
             let order = order(v6);
-            let Ok(mut programs) = Programs::load() else { return };
+            let Ok(programs) = Programs::load() else { return };
             programs.order(&order.words(0).unwrap()).unwrap();
             for n in 0..7_u16 {
                 let bytes = programs.show(order.longest()).unwrap();
@@ -85,6 +86,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What was counted when it was told to stop is all that there ever is.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the kernel runs meanwhile")]
+    fn a_generator_that_is_stopped_has_counted_its_last_packet() {
+        let order = order(false);
+        let Ok(programs) = Programs::load() else { return };
+        programs.order(&order.words(0).unwrap()).unwrap();
+        let pause = || std::thread::sleep(Duration::from_millis(20));
+        std::thread::scope(|scope| {
+            let runner = scope.spawn(|| programs.run(order.longest(), 1 << 20));
+            while programs.counts().unwrap().sent == 0 && !runner.is_finished() {
+                pause();
+            }
+            let told = programs.stop().unwrap();
+            pause();
+            let later = programs.counts().unwrap();
+            assert!(told.sent > 0 && later.asked > told.asked, "{told:?} {later:?}");
+            assert_eq!(told.sent, later.sent);
+        });
     }
 
     fn udp_sum_is_right(frame: &[u8]) -> bool {

@@ -35,7 +35,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     let mut line = String::new();
     input.read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line).context("an order that is none")?;
-    let mut programs = Programs::load()?;
+    let programs = Programs::load()?;
     programs.order(&order.words(interface_index(&order.interface)?)?)?;
     static STOP: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(move || {
@@ -65,6 +65,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
             let done = seconds >= order.seconds
                 || (order.packets > 0 && counts.sent >= order.packets)
                 || STOP.load(Ordering::Relaxed);
+            let counts = if done { programs.stop()? } else { counts };
             tell(&Told { counts, seconds: seconds.min(order.seconds), done })?;
             if done {
                 // Takes the test runner with it.

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +17,7 @@ use sluice_xsk::io::{Config, Device, XskIo};
 
 use super::peers::RING;
 use crate::args::L2fwdArgs;
+use crate::stop::{self, Stop};
 
 /// Empty turns before the loop sleeps, as a worker of the gateway does.
 const EMPTY_TURNS: u32 = 256;
@@ -28,19 +27,15 @@ pub(crate) fn run(args: &L2fwdArgs) -> anyhow::Result<()> {
     if let Some(id) = args.core {
         core_affinity::set_for_current(core_affinity::CoreId { id });
     }
-    let stop = at_end_of_input();
+    let stop = stop::on_signals()?;
+    if args.end_with_input {
+        let told = stop.clone();
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            told.ask();
+        });
+    }
     forward(args, &stop)
-}
-
-/// Ctrl-C ends the process and the kernel takes the sockets down; the end of input does it in order.
-fn at_end_of_input() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&stop);
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        told.store(true, Ordering::Relaxed);
-    });
-    stop
 }
 
 /// The steering program on both interfaces, sending everything to our sockets.
@@ -58,7 +53,7 @@ fn steer(args: &L2fwdArgs) -> anyhow::Result<Vec<Steer>> {
         .collect()
 }
 
-fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
+fn forward(args: &L2fwdArgs, stop: &Stop) -> anyhow::Result<()> {
     let device = |name: &String| Device { name: name.clone(), queue: 0, zero_copy: true };
     let devices = vec![device(&args.from), device(&args.to)];
     let mut io = XskIo::open(Config { devices, ring: RING, huge_pages: true, busy_poll: args.busy_poll })
@@ -72,7 +67,7 @@ fn forward(args: &L2fwdArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let bell = Bell::new()?;
     let mut burst = Burst::new();
     let mut empty = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.asked() {
         io.receive(&mut burst);
         empty = if burst.is_empty() { empty + 1 } else { 0 };
         // The frames are looked at, as whoever forwards them must: where they begin is in their buffers.

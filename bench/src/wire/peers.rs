@@ -92,7 +92,7 @@ impl Gateway {
 
     fn l2fwd(&mut self, core: usize) -> anyhow::Result<()> {
         let (front, back, core) = (self.lane.front.clone(), self.lane.back.clone(), core.to_string());
-        self.own(&["l2fwd", &front, &back, "--core", &core])
+        self.own(&["l2fwd", &front, &back, "--core", &core, "--end-with-input"])
     }
 
     fn xsk_rs(&mut self, core: usize) -> anyhow::Result<()> {

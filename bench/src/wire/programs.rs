@@ -1,11 +1,19 @@
 //! The traffic programs in the kernel: loaded, told, and read.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use anyhow::Context;
-use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use serde::{Deserialize, Serialize};
+
+/// Between two looks at whether a program is still at work.
+const STILL: Duration = Duration::from_millis(2);
+/// Looks before a runner that asks for nothing is taken for one that has ended.
+const LOOKS: usize = 500;
 
 /// What the programs and we agree on.
 #[allow(dead_code, reason = "some numbers only the programs need")]
@@ -16,6 +24,9 @@ pub(crate) mod layout;
 static OBJECT: &[u8] = include_bytes_aligned!("traffic.o");
 
 type Counters = [u64; layout::COUNT_WORDS as usize];
+type Words = [u64; layout::ORDER_WORDS];
+/// A program with this order makes nothing.
+const NOTHING: Words = [0; layout::ORDER_WORDS];
 
 /// Packets and bytes that the programs saw.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +42,8 @@ pub(crate) struct Counts {
 #[derive(Debug)]
 pub(crate) struct Programs {
     ebpf: Ebpf,
+    /// Changed while the generator runs.
+    orders: Mutex<Map>,
 }
 
 impl Programs {
@@ -40,7 +53,8 @@ impl Programs {
             let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
-        Ok(Self { ebpf })
+        let orders = ebpf.take_map(layout::ORDER).context("no map of orders")?;
+        Ok(Self { ebpf, orders: Mutex::new(orders) })
     }
 
     /// Put a program on an interface for as long as this lives; whether it runs in the driver.
@@ -55,10 +69,26 @@ impl Programs {
         Ok(false)
     }
 
-    pub(crate) fn order(&mut self, words: &[u64; layout::ORDER_WORDS]) -> anyhow::Result<()> {
-        let map = self.ebpf.map_mut(layout::ORDER).context("no map of orders")?;
-        let mut orders: Array<&mut MapData, [u64; layout::ORDER_WORDS]> = Array::try_from(map)?;
+    pub(crate) fn order(&self, words: &Words) -> anyhow::Result<()> {
+        let mut map = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut orders: Array<&mut MapData, Words> = Array::try_from(&mut *map)?;
         Ok(orders.set(0, words, 0)?)
+    }
+
+    /// Make no more packets, and say how many it were: to the last one, also if its core was away meanwhile.
+    pub(crate) fn stop(&self) -> anyhow::Result<Counts> {
+        self.order(&NOTHING)?;
+        let mut before = self.counts()?;
+        for _ in 0..LOOKS {
+            std::thread::sleep(STILL);
+            let now = self.counts()?;
+            // The runner still asks, and gets nothing; one that does not ask may be about to count.
+            if now.sent == before.sent && now.asked > before.asked {
+                break;
+            }
+            before = now;
+        }
+        self.counts()
     }
 
     fn counters(&self) -> anyhow::Result<PerCpuValues<Counters>> {

@@ -1,9 +1,8 @@
 //! `rfc2544`: throughput, latency, frame loss and back-to-back frames of a device between two interfaces, by frame size.
 
 use std::fs;
-use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use super::blast::{self, facts, say};
@@ -85,8 +84,17 @@ impl Rig<'_> {
         let order = Order { sizes, seconds: self.args.seconds, ..self.order.clone() };
         // Learned addresses, warm caches, awake workers.
         Generator::start(&Order { seconds: self.args.warm_up.max(0.1), ..order.clone() })?.finish()?;
-        std::thread::sleep(Duration::from_millis(100));
+        self.trials.settle()?;
         let saturated = self.trials.run(&order)?.forwarded;
+        // A table of zeros would be no news of the device.
+        ensure!(
+            saturated > 0.0 || stop.asked(),
+            "nothing of what left by {} came back on {}: does the device forward to {}, and is {} its address?",
+            self.args.traffic.interface,
+            self.args.sink,
+            order.target,
+            self.args.traffic.to_mac
+        );
         let best = self.throughput(&order, saturated, stop)?;
         let mut frame_loss = Vec::new();
         for tenths in (1..=12).rev().take_while(|_| !stop.asked()) {

@@ -12,8 +12,10 @@ use super::generator::Generator;
 use super::order::Order;
 use super::programs::{Counts, Programs, layout, quantile};
 
-/// Time for the last packets to arrive.
-const DRAIN: Duration = Duration::from_millis(60);
+/// When nothing came for so long, the last packet has come.
+const QUIET: Duration = Duration::from_millis(60);
+/// Looks before packets that come all the time are taken for somebody else's.
+const LOOKS: usize = 50;
 
 /// What came of a trial.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -52,10 +54,24 @@ impl Trials {
         self.sink.latencies()
     }
 
+    /// Wait until what was sent has come or is lost: it must not be counted with what follows.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        let mut before = self.counts()?.received;
+        for _ in 0..LOOKS {
+            std::thread::sleep(QUIET);
+            let now = self.counts()?.received;
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        Ok(())
+    }
+
     pub(crate) fn run(&self, order: &Order) -> anyhow::Result<Outcome> {
         let (before, latencies) = (self.counts()?, self.latencies()?);
         let told = Generator::start(order)?.finish()?;
-        std::thread::sleep(DRAIN);
+        self.settle()?;
         let received = self.counts()?.received - before.received;
         let latencies: Vec<u64> =
             self.latencies()?.iter().zip(latencies).map(|(now, before)| now - before).collect();

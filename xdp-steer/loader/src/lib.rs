@@ -44,6 +44,8 @@ pub enum Error {
     Occupied { interface: String, program: String },
     /// The interface is not there.
     NoInterface(String),
+    /// Maps and links have no place to be kept in.
+    Pins { folder: PathBuf, source: io::Error },
     /// The kernel said no, in this step.
     Kernel { step: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -57,6 +59,12 @@ impl std::fmt::Display for Error {
                  what put it there) and start again"
             ),
             Self::NoInterface(name) => write!(f, "there is no interface {name}"),
+            Self::Pins { folder, source } => write!(
+                f,
+                "cannot make {} for maps and links: {source}; mount a BPF file system (`mount -t bpf bpf /sys/fs/bpf`; in `ip netns \
+                 exec` there is none, in `nsenter --net=/run/netns/NAME` there is)",
+                folder.display()
+            ),
             Self::Kernel { step, source } => write!(f, "cannot {step}: {}", chain(source.as_ref())),
         }
     }
@@ -115,8 +123,7 @@ impl Steer {
     /// Load the program for an interface, on top of what an earlier process left pinned. It is not attached yet.
     pub fn open(interface: &str, pins: &Path, on_failure: OnFailure) -> Result<Self, Error> {
         let folder = pins.join(interface);
-        fs::create_dir_all(&folder)
-            .map_err(kernel("make a folder for pins (is a BPF file system mounted there?)"))?;
+        fs::create_dir_all(&folder).map_err(|source| Error::Pins { folder: folder.clone(), source })?;
         let (ebpf, name) = match load(&folder) {
             Ok(loaded) => loaded,
             // Maps of another version do not fit: begin anew. The old program stays until ours takes the link over.
