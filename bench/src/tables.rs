@@ -244,16 +244,15 @@ impl Bench<'_> {
             let known: Vec<(&FlowKey, &Balanced)> =
                 asked.iter().filter_map(|key| Some((key, found(key)?))).collect();
             anyhow::ensure!(known.len() == ASKED, "not every key of the bench has a service");
-            let mut hashes = [0; BURST];
+            let mut slots = [0; BURST];
             self.measure(format!("{name}, prefetched"), ASKED, || {
                 for burst in known.chunks(BURST) {
                     burst.iter().for_each(|(_, service)| service.prefetch());
-                    for ((key, service), hash) in burst.iter().zip(&mut hashes) {
-                        *hash = services.hash(key, false);
-                        service.prefetch_slot(*hash);
+                    for ((key, service), slot) in burst.iter().zip(&mut slots) {
+                        *slot = service.slot(services.hash(key, false));
                     }
-                    for ((_, service), hash) in burst.iter().zip(&hashes) {
-                        black_box(service.pick(*hash));
+                    for ((_, service), slot) in burst.iter().zip(&slots) {
+                        black_box(service.at(*slot));
                     }
                 }
             })?;

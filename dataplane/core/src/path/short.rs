@@ -99,7 +99,10 @@ impl Glance {
     /// Rewrite an IPv4 packet for its next hop, the link header excepted.
     #[inline(always)]
     pub(super) fn leave_v4(&self, packet: &mut Packet<'_>, hot: &Hot, side: usize) -> Option<()> {
-        let frame: &mut [u8; FRAME] = packet.head_mut().filter(|_| self.ordinary && self.v4)?;
+        if !(self.ordinary && self.v4) {
+            return None;
+        }
+        let frame: &mut [u8; FRAME] = packet.head_mut()?;
         leave_v4(frame[start_of(self.vlan)..].first_chunk_mut()?, hot, side, self);
         Some(())
     }

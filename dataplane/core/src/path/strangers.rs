@@ -37,9 +37,10 @@ pub(crate) struct Stranger<'t> {
     /// What it leaves as.
     to: FlowKey,
     service: Option<(ServiceId, &'t Balanced)>,
-    /// Of the flow, for choices among next hops; and what chooses the backend.
+    /// Of the flow, for choices among next hops.
     spread: u32,
-    hash: u32,
+    /// Of its service, where the backend stands.
+    slot: usize,
     backend: Option<&'t Backend>,
     /// Of the replies.
     reply: Place,
@@ -82,7 +83,7 @@ pub(crate) fn foresee<'t>(
             to: key,
             service: None,
             spread: work.place.hash(),
-            hash: 0,
+            slot: 0,
             backend: None,
             reply: Place::NOWHERE,
             source: nobody,
@@ -137,16 +138,15 @@ impl<'t> Stranger<'t> {
         self.source.prefetch_far();
         if let Some((_, service)) = self.service {
             let sticky = service.record.affinity_seconds > 0;
-            self.hash = tables.services.hash(&self.key, sticky);
+            self.slot = service.slot(tables.services.hash(&self.key, sticky));
             self.usual &= !sticky && service.record.forwarding == Forwarding::Dnat;
-            service.prefetch_slot(self.hash);
         }
     }
 
     #[inline(always)]
     fn meets_its_backend(&mut self) {
         if let Some((_, service)) = self.service {
-            self.backend = service.pick(self.hash);
+            self.backend = service.at(self.slot);
             match self.backend {
                 Some(backend) => {
                     prefetch(&backend.id);

@@ -80,29 +80,34 @@ impl Row {
 
     #[inline]
     pub fn in_set(&self, set: PeerSetId) -> bool {
-        self.which([bit(set)]) != 0
+        self.which(self.words(), &[bit(set)]) != 0
     }
 
-    /// Which of these bits are set, the first lowest.
+    /// Where [`Self::which`] looks.
+    #[inline(always)]
+    pub(super) fn words(&self) -> &[u64] {
+        if self.form == Form::Words { &self.far } else { &self.near }
+    }
+
+    /// Which of these bits are set in the row's words, the first lowest.
     ///
     /// From set to set the answer is another, and no CPU could foresee it: nothing here branches on it.
     #[inline(always)]
-    pub(super) fn which<const N: usize>(&self, bits: [u32; N]) -> u32 {
-        let words = if self.form == Form::Words { &self.far } else { &self.near[..] };
-        let last = words.len().wrapping_sub(1);
+    pub(super) fn which<const N: usize>(&self, words: &[u64], bits: &[u32; N]) -> u32 {
+        // (There is always one, so that no index needs to be checked.)
+        let Some(last) = words.len().checked_sub(1) else { return 0 };
         let mut set = 0;
-        for (bit, n) in bits.into_iter().zip(0..) {
-            let word = words.get(word(bit).min(last));
-            set |= u32::from(word.is_some_and(|word| word >> (bit % 64) & 1 != 0)) << n;
+        for (bit, n) in bits.iter().zip(0..) {
+            set |= u32::from(words[word(*bit).min(last)] >> (bit % 64) & 1 != 0) << n;
         }
         if self.form == Form::List { set | self.listed(bits) } else { set }
     }
 
     /// The same for bits that are in the list.
     #[cold]
-    fn listed<const N: usize>(&self, bits: [u32; N]) -> u32 {
+    fn listed<const N: usize>(&self, bits: &[u32; N]) -> u32 {
         let is_listed = |bit: u32| self.far.binary_search(&u64::from(bit)).is_ok();
-        bits.into_iter().zip(0..).map(|(bit, n)| u32::from(is_listed(bit)) << n).sum()
+        bits.iter().zip(0..).map(|(bit, n)| u32::from(is_listed(*bit)) << n).sum()
     }
 
     /// Start fetching what [`Self::which`] will read besides the row.
@@ -115,6 +120,7 @@ impl Row {
 }
 
 /// The word that a bit is in.
+#[inline(always)]
 const fn word(bit: u32) -> usize {
     (bit / 64) as usize
 }

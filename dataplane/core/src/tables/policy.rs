@@ -45,12 +45,15 @@ const GROUP: usize = 8;
 /// So many groups are looked at one by one; of more, the one that counts is searched.
 const FEW: usize = 4;
 
-/// The last port of a range, and where its entries lie.
-#[derive(Clone, Copy, Debug, Default)]
+/// A range, and where its entries lie.
+#[derive(Clone, Copy, Debug)]
 struct Range {
+    /// As in [`Class::starts`].
+    start: u32,
+    /// Its last port.
+    last: u16,
     first: u32,
     count: u32,
-    last: u16,
 }
 
 /// Some entries of a range, filled up with such that nobody matches: one cache line.
@@ -75,20 +78,19 @@ impl Class {
     fn new(record: &PolicyClass) -> Self {
         let mut ranges: Vec<&PortRange> = record.ranges.iter().collect();
         ranges.sort_by_key(|range| (range.proto, range.first));
-        let mut starts: Vec<[u32; GROUP]> = Vec::new();
-        for group in ranges.chunks(GROUP) {
-            let mut filled = [u32::MAX; GROUP];
-            for (start, range) in filled.iter_mut().zip(group) {
-                *start = u32::from(range.proto) << 16 | u32::from(range.first);
-            }
-            starts.push(filled);
-        }
         let (mut places, mut blocks) = (Vec::new(), Vec::new());
         for range in &ranges {
             let first = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
             blocks.extend(range.entries.chunks(ENTRIES).map(Block::new));
             let end = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
-            places.push(Range { first, count: end - first, last: range.last });
+            let start = u32::from(range.proto) << 16 | u32::from(range.first);
+            places.push(Range { start, last: range.last, first, count: end - first });
+        }
+        let mut starts: Vec<[u32; GROUP]> = Vec::new();
+        for group in places.chunks(GROUP) {
+            let mut filled = [u32::MAX; GROUP];
+            filled.iter_mut().zip(group).for_each(|(start, range)| *start = range.start);
+            starts.push(filled);
         }
         Self {
             otherwise: ((!record.default_deny).then_some(Action::Allow), RuleId(0)),
@@ -107,12 +109,13 @@ impl Class {
         if self.any_proto && !holds {
             (blocks, holds) = self.nearest(PortRange::ANY_PROTO, port);
         }
+        let words = peer.words();
         loop {
             let (these, others) = blocks.split_at(blocks.len().min(AT_ONCE));
             let Some(most) = (these.len() * ENTRIES).checked_sub(1) else { return self.otherwise };
             let mut having = 0;
             for (block, n) in these.iter().zip(0..) {
-                having |= peer.which(block.peers) << (n * ENTRIES);
+                having |= peer.which(words, &block.peers) << (n * ENTRIES);
             }
             if others.is_empty() || having != 0 {
                 let at = (having.trailing_zeros() as usize).min(most);
@@ -128,11 +131,8 @@ impl Class {
     fn nearest(&self, proto: u16, port: u16) -> (&[Block], bool) {
         let wanted = u32::from(proto) << 16 | u32::from(port);
         let index = self.not_after(wanted).saturating_sub(1);
-        let (Some(range), Some(group)) = (self.ranges.get(index), self.starts.get(index / GROUP)) else {
-            return (&[], false);
-        };
-        let start = group[index % GROUP];
-        let holds = (start <= wanted) & (start >> 16 == u32::from(proto)) & (port <= range.last);
+        let Some(range) = self.ranges.get(index) else { return (&[], false) };
+        let holds = (range.start <= wanted) & (range.start >> 16 == u32::from(proto)) & (port <= range.last);
         let blocks = self.blocks.get(range.first as usize..(range.first + range.count) as usize);
         (blocks.unwrap_or_default(), holds)
     }

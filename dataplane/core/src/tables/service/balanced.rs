@@ -56,43 +56,36 @@ impl Balanced {
     /// The backend for a new flow with this hash. Nobody while it is not ready.
     #[inline]
     pub fn pick(&self, hash: u32) -> Option<&Backend> {
-        let index = match &self.choice {
-            Choice::Any(usable) => *usable.get(reduce(hash, usable.len()))?,
-            Choice::Narrow(row, size) => u16::from(*row.get(size.of(hash))?),
-            Choice::Wide(row, size) => *row.get(size.of(hash))?,
-            Choice::Later => return None,
-        };
-        self.record.backends.get(usize::from(index))
+        self.at(self.slot(hash))
     }
 
-    /// Start fetching what [`Self::prefetch_slot`] will read.
+    /// Start fetching what [`Self::slot`] will read.
     #[inline]
     pub fn prefetch(&self) {
         prefetch(&self.choice);
         prefetch(&self.record.reject);
     }
 
-    /// Start fetching what [`Self::pick`] will read.
+    /// The slot for this hash; what [`Self::at`] will read is being fetched.
     #[inline]
-    pub fn prefetch_slot(&self, hash: u32) {
+    pub fn slot(&self, hash: u32) -> usize {
         match &self.choice {
-            Choice::Any(usable) => {
-                if let Some(slot) = usable.get(reduce(hash, usable.len())) {
-                    prefetch(slot);
-                }
-            }
-            Choice::Narrow(row, size) => {
-                if let Some(slot) = row.get(size.of(hash)) {
-                    prefetch(slot);
-                }
-            }
-            Choice::Wide(row, size) => {
-                if let Some(slot) = row.get(size.of(hash)) {
-                    prefetch(slot);
-                }
-            }
-            Choice::Later => {}
+            Choice::Any(usable) => fetched(usable, reduce(hash, usable.len())),
+            Choice::Narrow(row, size) => fetched(row, size.of(hash)),
+            Choice::Wide(row, size) => fetched(row, size.of(hash)),
+            Choice::Later => 0,
         }
+    }
+
+    /// The backend in this slot. Nobody while it is not ready.
+    #[inline]
+    pub fn at(&self, slot: usize) -> Option<&Backend> {
+        let index = match &self.choice {
+            Choice::Any(row) | Choice::Wide(row, _) => *row.get(slot)?,
+            Choice::Narrow(row, _) => u16::from(*row.get(slot)?),
+            Choice::Later => return None,
+        };
+        self.record.backends.get(usize::from(index))
     }
 
     /// The backend with this id, if it is still there for flows that it already has.
@@ -128,6 +121,14 @@ impl Choice {
             Self::Wide(row.collect(), modulus)
         }
     }
+}
+
+#[inline(always)]
+fn fetched<T>(slots: &[T], slot: usize) -> usize {
+    if let Some(slot) = slots.get(slot) {
+        prefetch(slot);
+    }
+    slot
 }
 
 /// Active backends with a weight; when there are none, those that still serve while terminating.
