@@ -1,11 +1,12 @@
 //! Which addresses of pools services have, written down beside the API's socket, so that the next process gives the same.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use sluice_policy::config::Gateway;
+
+use crate::kept;
 
 type Held = BTreeMap<(String, String), Vec<IpAddr>>;
 
@@ -15,22 +16,8 @@ pub fn path(gateway: &Gateway) -> PathBuf {
 
 /// What was written; nothing where nothing was, or where it cannot be read.
 pub fn read(path: &Path) -> Held {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
-            if error.kind() != ErrorKind::NotFound {
-                tracing::warn!("addresses of pools are given anew: {}: {error}", path.display());
-            }
-            return Held::new();
-        }
-    };
-    match serde_json::from_str::<BTreeMap<String, Vec<IpAddr>>>(&text) {
-        Ok(by_name) => by_name.into_iter().filter_map(|(name, ips)| Some((key(&name)?, ips))).collect(),
-        Err(error) => {
-            tracing::warn!("addresses of pools are given anew: {}: {error}", path.display());
-            Held::new()
-        }
-    }
+    let by_name: BTreeMap<String, Vec<IpAddr>> = kept::read(path, "addresses of pools");
+    by_name.into_iter().filter_map(|(name, ips)| Some((key(&name)?, ips))).collect()
 }
 
 fn key(name: &str) -> Option<(String, String)> {
@@ -40,12 +27,7 @@ fn key(name: &str) -> Option<(String, String)> {
 pub fn write(path: &Path, held: &Held) {
     let by_name: BTreeMap<String, &Vec<IpAddr>> =
         held.iter().map(|((namespace, name), ips)| (format!("{namespace}/{name}"), ips)).collect();
-    let text = serde_json::to_string_pretty(&by_name).unwrap_or_default();
-    let new = path.with_extension("json.new");
-    // In one step: a process that dies here leaves the old or the new.
-    if let Err(error) = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path)) {
-        tracing::warn!("addresses of pools are not kept for the next process: {}: {error}", path.display());
-    }
+    kept::write(path, "addresses of pools", &by_name);
 }
 
 #[cfg(test)]

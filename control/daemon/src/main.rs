@@ -8,6 +8,7 @@ mod families;
 mod health;
 mod history;
 mod hubble;
+mod kept;
 mod link;
 mod metrics;
 mod reading;
@@ -20,6 +21,7 @@ mod watches;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
@@ -31,6 +33,9 @@ use tokio::task::JoinHandle;
 use args::{Args, LogForm};
 use reconcile::Control;
 use source::files::{News, Watch};
+
+/// How often what the next process is to know is written down, if it changed.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--man") {
@@ -67,8 +72,10 @@ async fn run(args: &Args) -> Result<()> {
     let (mut terminate, mut interrupt, mut hangup) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    let mut keep = tokio::time::interval(KEEP_EVERY);
     loop {
         tokio::select! {
+            _ = keep.tick() => control.keep_numbers(),
             news = watch.changed() => control.take(news),
             _ = hangup.recv() => control.take(News::Everything),
             _ = terminate.recv() => break,
@@ -76,6 +83,7 @@ async fn run(args: &Args) -> Result<()> {
         }
     }
     drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    control.keep_numbers();
     serving.abort();
     probing.abort();
     hubble.inspect(JoinHandle::abort);

@@ -12,12 +12,14 @@ use sluice_feed::message::WantedSet;
 use sluice_policy::compile::Compiled;
 use sluice_policy::config::{Gateway, Options};
 use sluice_policy::decode::Problems;
+use sluice_policy::identity::Numbers;
 use sluice_policy::objects::Objects;
 use sluice_policy::shelf::Shelf;
 
 use crate::addresses;
 use crate::history::{self, History};
 use crate::hubble::Namespaces;
+use crate::kept;
 use crate::link::Link;
 use crate::reading;
 use crate::source::files::News;
@@ -28,6 +30,13 @@ use crate::watches::Watches;
 const LATENCIES: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
 
+/// Identities of an earlier process come back within this, or not at all.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(600);
+
+fn numbers_path(gateway: &Gateway) -> PathBuf {
+    gateway.api_socket.with_file_name("identities.json")
+}
+
 #[expect(clippy::disallowed_methods, reason = "how long things take is measured here")]
 fn now() -> Instant {
     Instant::now()
@@ -36,6 +45,7 @@ fn now() -> Instant {
 /// Everything that the parts of this process share.
 pub struct Control {
     pub gateway: Gateway,
+    began: Instant,
     world: Mutex<World>,
     making: Mutex<()>,
     pub history: History,
@@ -83,7 +93,9 @@ impl World {
 impl Control {
     pub fn new(gateway: Gateway) -> Self {
         let options = Options { names_elsewhere: true, ..gateway.options.clone() };
-        let mut compiled = Compiled::new(Objects::default(), options, Problems::default());
+        let saved = kept::read(&numbers_path(&gateway), "numbers of identities");
+        let numbers = Numbers::with_saved(&saved);
+        let mut compiled = Compiled::with_numbers(Objects::default(), options, Problems::default(), numbers);
         compiled.frontends.pools.held = addresses::read(&addresses::path(&gateway));
         let world = World {
             compiled,
@@ -102,6 +114,7 @@ impl Control {
         };
         Self {
             gateway,
+            began: now(),
             world: Mutex::new(world),
             making: Mutex::default(),
             history: History::default(),
@@ -180,6 +193,23 @@ impl Control {
         world.problems.clear();
         world.read_at = Some(began);
         self.publish(guard, changes, began);
+    }
+
+    /// Write down who has which number, where that is news. After a while those of an earlier process that nobody has claimed
+    /// are free.
+    pub fn keep_numbers(&self) {
+        let saved = {
+            let mut world = self.world();
+            let loaded = world.loaded;
+            let numbers = world.compiled.engine.numbers_mut();
+            if loaded && self.began.elapsed() > CLAIMED_WITHIN {
+                numbers.forget_unclaimed();
+            }
+            numbers.take_changed().then(|| numbers.save())
+        };
+        if let Some(saved) = saved {
+            kept::write(&numbers_path(&self.gateway), "numbers of identities", &saved);
+        }
     }
 
     /// Write down who has which address of pools, where that is news.
@@ -323,9 +353,14 @@ pub(crate) mod tests {
                 folder.display()
             );
             std::fs::write(folder.join("gateway.yaml"), text).unwrap();
+            let control = Self::process(&folder);
+            Self { folder, control }
+        }
+
+        /// A process of this gateway.
+        fn process(folder: &Path) -> Arc<Control> {
             let (gateway, problems) = sluice_policy::config::load(&folder.join("gateway.yaml"));
-            let control = Control::new(gateway.unwrap_or_else(|| panic!("{problems}")));
-            Self { folder, control: Arc::new(control) }
+            Arc::new(Control::new(gateway.unwrap_or_else(|| panic!("{problems}"))))
         }
 
         pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
@@ -355,5 +390,35 @@ pub(crate) mod tests {
         let held = lab.control.world().compiled.frontends.pools.held.clone();
         assert_eq!(held.len(), 1, "the service has an address");
         assert_eq!(addresses::read(&addresses::path(&lab.control.gateway)), held);
+    }
+
+    #[test]
+    fn identities_have_the_numbers_that_they_had_in_the_last_process() {
+        let lab = Lab::new("numbers");
+        let policy = |cidr: &str| {
+            format!(
+                "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p{}, namespace: shop}}\nspec:\n  \
+                 endpointSelector: {{}}\n  ingress: [{{fromCIDR: [{cidr}]}}]\n",
+                cidr.len()
+            )
+        };
+        let numbers = |control: &Control| {
+            let world = control.world();
+            let number = |ip: &str| {
+                let slot = world.compiled.engine.slot_of(ip.parse().unwrap()).unwrap();
+                world.compiled.engine.party(slot).unwrap().number
+            };
+            ["198.51.100.1", "10.0.0.1"].map(number)
+        };
+        lab.write("one.yaml", &policy("198.51.100.0/24"));
+        lab.control.take(News::Everything);
+        // What comes later would be first if everything came at once.
+        let later = lab.write("two.yaml", &policy("10.0.0.0/8"));
+        lab.control.take(News::Files(vec![later]));
+        let given = numbers(&lab.control);
+        lab.control.keep_numbers();
+        let next = Lab::process(&lab.folder);
+        next.take(News::Everything);
+        assert_eq!(numbers(&next), given);
     }
 }

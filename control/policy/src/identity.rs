@@ -57,9 +57,12 @@ pub struct Numbers {
     /// From before the restart, until somebody claims it.
     saved: HashMap<LabelSet, u32>,
     promised: BTreeSet<u32>,
+    promised_in_cluster: usize,
     /// Where the search for a free local number begins.
     next_local: u32,
     in_cluster: usize,
+    /// What is to be saved is something else than when somebody last looked.
+    changed: bool,
 }
 
 impl Numbers {
@@ -69,6 +72,7 @@ impl Numbers {
         for (number, labels) in saved {
             if CLUSTER.contains(number) || LOCAL.contains(number) {
                 numbers.promised.insert(*number);
+                numbers.promised_in_cluster += usize::from(CLUSTER.contains(number));
                 numbers.saved.insert(labels.iter().map(|text| Label::parse(text)).collect(), *number);
             }
         }
@@ -85,11 +89,13 @@ impl Numbers {
         let number = match self.saved.remove(labels) {
             Some(number) => {
                 self.promised.remove(&number);
+                self.promised_in_cluster -= usize::from(CLUSTER.contains(&number));
                 number
             }
             None => self.fresh(labels, scope),
         };
         self.in_cluster += usize::from(CLUSTER.contains(&number));
+        self.changed = true;
         self.given.insert(labels.clone(), (number, 1));
         self.labels.insert(number, labels.clone());
         number
@@ -100,6 +106,7 @@ impl Numbers {
         *users -= 1;
         if *users == 0 {
             let number = *number;
+            self.changed = true;
             self.in_cluster -= usize::from(CLUSTER.contains(&number));
             self.given.remove(labels);
             self.labels.remove(&number);
@@ -113,7 +120,7 @@ impl Numbers {
     /// Cluster numbers follow from the labels, so that they are mostly the same even without saved ones; where two sets
     /// want the same number, the later one gets the next that is free.
     fn fresh(&mut self, labels: &LabelSet, scope: Scope) -> u32 {
-        if scope == Scope::Cluster && self.in_cluster + self.promised.len() < CLUSTER_COUNT as usize {
+        if scope == Scope::Cluster && self.in_cluster + self.promised_in_cluster < CLUSTER_COUNT as usize {
             let text: Vec<String> = labels.iter().map(ToString::to_string).collect();
             let parts: Vec<&str> = text.iter().map(String::as_str).collect();
             let start = hash(&parts) % CLUSTER_COUNT;
@@ -140,6 +147,19 @@ impl Numbers {
     /// All numbers in use, for listings and to give back after a restart.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &LabelSet)> {
         self.labels.iter().map(|(number, labels)| (*number, labels))
+    }
+
+    /// Is there anything to be saved that was not saved yet?
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whoever has not come back by now does not: numbers of an earlier run are free again.
+    pub fn forget_unclaimed(&mut self) {
+        self.changed |= !self.saved.is_empty();
+        self.saved.clear();
+        self.promised.clear();
+        self.promised_in_cluster = 0;
     }
 
     /// What [`Self::with_saved`] takes.
@@ -191,6 +211,28 @@ mod tests {
         for n in (0..2000).rev() {
             assert_eq!(after.take(&labels(&n.to_string()), Scope::Cluster), given[n]);
         }
+    }
+
+    #[test]
+    fn numbers_that_nobody_claims_are_free_in_the_end() {
+        let mut before = Numbers::default();
+        let (gone, kept) =
+            (before.take(&labels("gone"), Scope::Cluster), before.take(&labels("kept"), Scope::Cluster));
+        let mut after = Numbers::with_saved(&before.save());
+        assert!(!after.take_changed(), "all that there is is saved");
+        assert_eq!(after.take(&labels("kept"), Scope::Cluster), kept);
+        assert!(after.take_changed() && after.save().contains_key(&gone));
+        after.forget_unclaimed();
+        assert!(
+            after.take_changed() && !after.save().contains_key(&gone) && after.save().contains_key(&kept)
+        );
+    }
+
+    #[test]
+    fn promises_of_prefixes_take_no_room_of_the_clusters() {
+        let saved = (0..CLUSTER_COUNT).map(|n| (LOCAL.start() + n, vec![format!("cidr:{n}")])).collect();
+        let mut numbers = Numbers::with_saved(&saved);
+        assert!(CLUSTER.contains(&numbers.take(&labels("a"), Scope::Cluster)));
     }
 
     #[test]

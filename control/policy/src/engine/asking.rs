@@ -228,6 +228,11 @@ impl Engine {
         &self.numbers
     }
 
+    /// The same, to note that it was saved.
+    pub fn numbers_mut(&mut self) -> &mut Numbers {
+        &mut self.numbers
+    }
+
     /// The policy that a rule is of.
     pub fn policy_of(&self, name: &RuleName) -> Option<&Policy> {
         let id = self.spec_ids.get(&(name.source.clone(), name.spec))?;
