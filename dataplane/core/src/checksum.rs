@@ -51,6 +51,20 @@ pub(crate) const fn change(old: u32, new: u32) -> u64 {
     !old as u64 + new as u64
 }
 
+/// The same of words of sixteen bytes.
+#[expect(clippy::cast_possible_truncation, reason = "takes words apart on purpose")]
+#[inline(always)]
+pub(crate) fn change_wide(words: [(u128, u128); 2]) -> u64 {
+    let mut sum = 0_u128;
+    for (old, new) in words {
+        for half in [!old >> 64, !old & u128::from(u64::MAX), new >> 64, new & u128::from(u64::MAX)] {
+            sum += half;
+        }
+    }
+    let low = sum as u64;
+    (low >> 32) + (low & 0xffff_ffff) + (sum >> 64) as u64
+}
+
 impl Add for Delta {
     type Output = Self;
     #[inline]

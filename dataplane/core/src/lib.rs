@@ -32,3 +32,4 @@ pub mod tables;
 pub mod watch;
 
 pub mod intrinsics;
+pub(crate) mod lines;

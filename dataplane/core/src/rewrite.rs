@@ -1,7 +1,5 @@
 //! Changing headers in place: addresses and ports with their checksums, TTL, the link header, and what ICMP errors quote.
 
-use core::net::Ipv6Addr;
-
 use crate::checksum::{self, Delta};
 use crate::flow_key::FlowKey;
 use crate::packet::Packet;
@@ -11,17 +9,14 @@ use crate::state::flow::low;
 /// What translating a packet of `from` into `to` does to its checksums: of the IPv4 header, and of the transport.
 /// Computed once a flow; the complement undoes it, so it serves the replies too.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "takes addresses apart on purpose")]
 pub fn deltas(from: &FlowKey, to: &FlowKey) -> (Delta, Delta) {
     // Added up in full width, and folded at the end.
     let addresses = if from.v4 {
         checksum::change(low(from.src), low(to.src)) + checksum::change(low(from.dst), low(to.dst))
     } else {
-        let words = |ip: Ipv6Addr| [96, 64, 32, 0].map(|shift| (ip.to_bits() >> shift) as u32);
-        let side = |old: Ipv6Addr, new: Ipv6Addr| -> u64 {
-            words(old).into_iter().zip(words(new)).map(|(old, new)| checksum::change(old, new)).sum()
-        };
-        side(from.src, to.src) + side(from.dst, to.dst)
+        checksum::change_wide(
+            [(from.src, to.src), (from.dst, to.dst)].map(|(old, new)| (old.to_bits(), new.to_bits())),
+        )
     };
     let both = |key: &FlowKey| u32::from(key.sport) << 16 | u32::from(key.dport);
     let ports = checksum::change(both(from), both(to));

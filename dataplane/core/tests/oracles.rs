@@ -30,6 +30,18 @@ fn prefix() -> impl Strategy<Value = Prefix> {
     prop_oneof![v4, v6].prop_map(|(addr, len)| cut(addr, len))
 }
 
+/// A prefix of one provider, two sites of it, and a link of one: so many lie behind the same sixteen or 64 bits that they
+/// are kept in another way than few are, and few enough again when some have gone.
+fn crowded() -> impl Strategy<Value = Prefix> {
+    (prop::array::uniform3(any::<u16>()), any::<bool>(), any::<bool>(), 30..=100_u8).prop_map(
+        |([a, b, c], other_site, own_link, len)| {
+            let site = if len < 48 { a } else { u16::from(other_site) };
+            let link = if len <= 64 || own_link { b } else { 7 };
+            cut(Ipv6Addr::new(0x2001, 0xdb8, site, link, c, a, b, c).into(), len)
+        },
+    )
+}
+
 /// The prefix of this length that holds the address.
 fn cut(addr: IpAddr, len: u8) -> Prefix {
     let addr = match addr {
@@ -73,7 +85,10 @@ proptest! {
     /// Insertions and removals in any order: the longest prefix that holds an address wins, found by looking at all.
     #[test]
     fn lpm_agrees_with_looking_at_every_prefix(
-        steps in prop::collection::vec((prefix(), any::<Index>(), prop::option::weighted(0.7, 0..1000_u32)), 1..120),
+        steps in prop::collection::vec(
+            (prop_oneof![prefix(), crowded()], any::<Index>(), prop::option::weighted(0.7, 0..1000_u32)),
+            1..200,
+        ),
     ) {
         let mut lpm = Lpm::new();
         let mut list: BTreeMap<Prefix, u32> = BTreeMap::new();

@@ -97,11 +97,13 @@ pub(crate) fn foresee<'t>(
     strangers.iter_mut().for_each(|stranger| stranger.asks_for(tables));
     strangers.iter_mut().for_each(|stranger| stranger.finds_its_slot(tables));
     strangers.iter_mut().for_each(Stranger::meets_its_backend);
+    strangers.iter_mut().for_each(|stranger| stranger.is_told_where_to_go(tables));
+    // (Not in the same go: what was just written in pieces and is read as a whole stalls.)
     for (before, stranger) in strangers.iter_mut().enumerate() {
-        stranger.is_told_where_to_go(tables);
         stranger.reply = flows.expect(&stranger.to.reverse(), before);
-    }
-    for stranger in strangers.iter_mut() {
+        if !stranger.key.v4 {
+            flows.expect_number(stranger.key.dst);
+        }
         stranger.destination = tables.ipcache.lookup(stranger.to.dst, stranger.key.v4);
         prefetch(stranger.destination);
     }

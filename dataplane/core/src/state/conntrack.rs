@@ -17,12 +17,12 @@ mod waiting;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-
-use hashbrown::HashMap;
+use core::net::Ipv6Addr;
 
 use super::flow::{self, Cold, Hot, Keys, LIVE, REPLIED, V4};
 use crate::flow_key::FlowKey;
 use crate::intrinsics::{Seed, hash, hash_v4, hash_v6, matching, prefetch, rest};
+use crate::lines::Lines;
 use crate::parse::TCP;
 use crate::time::Now;
 
@@ -33,6 +33,8 @@ use waiting::Waiting;
 
 /// Distinct frontends and NAT addresses that flows of one worker may refer to.
 const MAX_ADDRESSES: usize = u16::MAX as usize;
+/// So many have numbers that are in some cache whenever they are in use.
+const FEW_ADDRESSES: usize = 256;
 const LANES: usize = 8;
 
 /// Eight places for keys: one cache line.
@@ -123,7 +125,7 @@ pub struct FlowTable {
     /// Those that entries of IPv6 flows have a number of.
     addresses: Vec<[u64; 2]>,
     /// The number of each of them.
-    numbers: HashMap<[u64; 2], u16, ahash::RandomState>,
+    numbers: Lines<[u64; 2], 3>,
     half_open: Waiting,
     cursor: u32,
     swept: Now,
@@ -149,10 +151,7 @@ impl FlowTable {
             live: 0,
             addresses,
             // As large as they can become, so that none of them grows under a packet.
-            numbers: HashMap::with_capacity_and_hasher(
-                MAX_ADDRESSES,
-                ahash::RandomState::with_seeds(seed.0[0], seed.0[1], seed.0[2], seed.0[3]),
-            ),
+            numbers: Lines::with_room(MAX_ADDRESSES),
             half_open: Waiting::new((flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),
@@ -232,6 +231,14 @@ impl FlowTable {
             prefetch(cold);
         }
         place
+    }
+
+    /// The same for the number of what an IPv6 flow asks for, where such addresses are many.
+    #[inline(always)]
+    pub(crate) fn expect_number(&self, ip: Ipv6Addr) {
+        if self.addresses.len() > FEW_ADDRESSES {
+            self.numbers.prefetch(flow::halves(ip));
+        }
     }
 
     /// A flow with the right tag, most likely the right one; its line is being fetched. Check with [`Self::verify`].

@@ -1,6 +1,6 @@
 //! Longest-prefix match: an address → the value of the longest prefix that holds it.
 //!
-//! IPv4 is indexed directly ([`v4`]), IPv6 asks a hash table for each of a few anchor lengths and a small trie behind each
+//! IPv4 is indexed directly ([`v4`]), IPv6 asks a hash table for each of a few anchor lengths and what is kept behind each
 //! anchor ([`v6`]). Both are changed in place, at a cost that follows the prefix, not the table.
 
 mod v4;

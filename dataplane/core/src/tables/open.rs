@@ -5,9 +5,6 @@ use alloc::vec::{IntoIter, Vec};
 
 use crate::intrinsics;
 
-/// Places, of some thirty bytes each.
-const SMALL: usize = 128;
-
 pub(super) trait Key: Copy + Eq + Default {
     /// Its low bits say where a search begins.
     fn mixed(self) -> u64;
@@ -85,26 +82,6 @@ impl<K: Key, V: Held> Open<K, V> {
         if let Some(slot) = self.slots.get(self.start(key)) {
             intrinsics::prefetch(slot);
         }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.used
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.used == 0
-    }
-
-    /// Is it so small that it is in some cache whenever it is in use?
-    #[inline]
-    pub(super) fn is_small(&self) -> bool {
-        self.slots.len() <= SMALL
-    }
-
-    #[cfg(test)]
-    pub(super) fn room(&self) -> usize {
-        self.slots.len()
     }
 
     /// What is held for this key, new if need be. The caller puts something into it.

@@ -94,17 +94,21 @@ impl FlowTable {
     #[inline(always)]
     fn number(&mut self, ip: Ipv6Addr, same: [u64; 2]) -> Option<u16> {
         let halves = flow::halves(ip);
-        if halves == same { Some(0) } else { self.number_of(halves) }
+        if halves == same {
+            return Some(0);
+        }
+        match u16::try_from(self.numbers.find(halves)) {
+            Ok(number @ 1..) => Some(number),
+            Ok(0) | Err(_) => self.next_number(halves),
+        }
     }
 
+    #[cold]
     #[inline(never)]
-    fn number_of(&mut self, halves: [u64; 2]) -> Option<u16> {
-        if let Some(number) = self.numbers.get(&halves) {
-            return Some(*number);
-        }
+    fn next_number(&mut self, halves: [u64; 2]) -> Option<u16> {
         let number = u16::try_from(self.addresses.len()).ok().filter(|n| usize::from(*n) < MAX_ADDRESSES)?;
         self.addresses.push(halves);
-        self.numbers.insert(halves, number);
+        self.numbers.set(halves, u32::from(number));
         Some(number)
     }
 
