@@ -262,6 +262,8 @@ impl Housekeeping {
     }
 
     fn accept(&mut self) {
+        // What came before there was somebody to hear it is not the next one's to have missed.
+        self.drain_events();
         while let Ok((mut stream, _)) = self.listener.accept() {
             if self.control.is_some() {
                 tracing::info!("another control process takes over");
