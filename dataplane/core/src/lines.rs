@@ -2,7 +2,8 @@
 //! without a branch: at which place a key is, and whether it is there, is another from address to address.
 //!
 //! Keys that find their line full lie in the next one that is not, and each line counts the keys that went past it: a
-//! search ends at the first line that none went past. Keys are control's, not packets': speed matters, flooding does not.
+//! search ends at the first line that none went past. Keys are control's and, within the bounds of names, those of DNS answers, not
+//! packets': speed matters more than flooding.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -128,13 +129,15 @@ impl<K: Key, const N: usize> Lines<K, N> {
     #[inline(never)]
     fn find_behind(&self, key: K) -> u32 {
         let mut at = self.start(key);
-        loop {
+        // Once around at most: where keys come and go, each line may come to be passed by one.
+        for _ in 1..self.lines.len() {
             at = self.next(at);
             let found = self.lines[at].find(key);
             if found != 0 || self.lines[at].passed == 0 {
                 return found;
             }
         }
+        0
     }
 
     #[cfg(test)]
@@ -172,7 +175,7 @@ impl<K: Key, const N: usize> Lines<K, N> {
 
     fn position(&self, key: K) -> Option<(usize, usize)> {
         let mut at = self.start(key);
-        loop {
+        for _ in 0..self.lines.len() {
             if let Some(place) = self.lines[at].place(key) {
                 return Some((at, place));
             }
@@ -181,6 +184,7 @@ impl<K: Key, const N: usize> Lines<K, N> {
             }
             at = self.next(at);
         }
+        None
     }
 
     fn put(&mut self, key: K, held: u32) {
@@ -284,5 +288,42 @@ mod tests {
         assert!(lines.lines.iter().any(|line| line.passed > 5), "lines were full");
         (0..64).for_each(|key| lines.set(Crowded(key), 0));
         assert!(lines.is_empty() && lines.lines.iter().all(|line| line.passed == 0));
+    }
+
+    /// The first of four lines by its highest bits.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    struct Aimed(u64, u64);
+
+    impl Key for Aimed {
+        fn mixed(self) -> u64 {
+            self.0 << 62
+        }
+    }
+
+    #[test]
+    fn a_search_ends_where_every_line_was_passed() {
+        let mut lines = Lines::<Aimed, 5>::with_room(8);
+        assert_eq!(lines.room(), 4);
+        for (start, line) in (0..4).zip(0..) {
+            // Fill the line, have one key go past it, and take out the others.
+            let keys: Vec<Aimed> = (1..7).map(|n| Aimed(start, n)).collect();
+            let mut past = 0;
+            for key in keys {
+                lines.set(key, 1);
+                if lines.lines[line].place(key).is_none() {
+                    past = key.1;
+                    break;
+                }
+            }
+            assert!(past > 0, "none went past line {start}");
+            (1..past).for_each(|n| lines.set(Aimed(start, n), 0));
+        }
+        assert!(lines.room() == 4 && lines.lines.iter().all(|line| line.passed > 0));
+        for start in 0..4 {
+            assert_eq!(lines.find(Aimed(start, 99)), 0);
+            lines.set(Aimed(start, 99), 0);
+        }
+        lines.set(Aimed(2, 99), 7);
+        assert_eq!((lines.find(Aimed(2, 99)), lines.len()), (7, 5));
     }
 }
