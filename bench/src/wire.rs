@@ -5,6 +5,7 @@ mod capture;
 pub(crate) mod generator;
 pub(crate) mod l2fwd;
 mod lab;
+mod ledger;
 pub(crate) mod memory;
 mod order;
 mod peers;

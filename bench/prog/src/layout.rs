@@ -2,6 +2,9 @@
 
 /// The order: one array of [`ORDER_WORDS`] words, in this machine's byte order unless said otherwise.
 pub const ORDER: &str = "ORDER";
+/// One word: no more packets once it is not 0. Not a part of the order: that is written word by word, and a packet made
+/// meanwhile would be half of an order and none.
+pub const HALT: &str = "HALT";
 /// Counters of both programs, a word each, per CPU.
 pub const COUNTS: &str = "COUNTS";
 /// Latencies seen by the sink, in buckets; see [`bucket`].

@@ -45,6 +45,9 @@ type Order = [u64; ORDER_WORDS];
 pub static ORDER: Map = map::<Order>(ARRAY, 1);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
+pub static HALT: Map = map::<u64>(ARRAY, 1);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "maps")]
 pub static COUNTS: Map = map::<[u64; COUNT_WORDS as usize]>(PERCPU_ARRAY, 1);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "maps")]
@@ -129,12 +132,16 @@ struct One {
 #[unsafe(link_section = "xdp")]
 pub unsafe extern "C" fn sluice_generate(context: *const Context) -> u32 {
     let order: *const Order = lookup(&ORDER, 0);
+    let halt: *const u64 = lookup(&HALT, 0);
     let counts: *mut [u64; COUNT_WORDS as usize] = lookup(&COUNTS, 0);
-    if order.is_null() || counts.is_null() {
+    if order.is_null() || halt.is_null() || counts.is_null() {
         return XDP_DROP;
     }
     let (order, counts) = (&*order, &mut *counts);
     counts[ASKED as usize] += 1;
+    if halt.read_volatile() != 0 {
+        return XDP_DROP;
+    }
     let (now, sent) = (clock(), counts[SENT as usize]);
     if counts[BEGAN as usize] == 0 {
         counts[BEGAN as usize] = now;

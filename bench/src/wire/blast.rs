@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::capture;
 use super::generator::{Generator, Told};
-use super::order::{IMIX, Order};
+use super::order::Order;
 use super::trial::{Outcome, Trials, outcome};
 use crate::args::{BlastArgs, TrafficArgs};
 use crate::clock::to_float;
@@ -34,7 +34,7 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(args: &BlastArgs) -> anyhow::Result<()> {
-    let order = order(&args.traffic)?;
+    let order = order(&args.traffic, &args.sizes)?;
     let order = Order { rate: args.rate, seconds: args.seconds, packets: args.packets, ..order };
     let stop = stop::on_signals()?;
     if let Some(file) = &args.capture {
@@ -60,16 +60,8 @@ pub(crate) fn run(args: &BlastArgs) -> anyhow::Result<()> {
 }
 
 /// The traffic that the options describe, at no pace yet.
-pub(crate) fn order(args: &TrafficArgs) -> anyhow::Result<Order> {
-    let sizes = if args.sizes.len() == 1 && args.sizes[0] == "imix" {
-        IMIX.to_vec()
-    } else {
-        args.sizes
-            .iter()
-            .map(|size| size.parse().context("a size is a number of bytes, or imix"))
-            .collect::<anyhow::Result<_>>()?
-    };
-    let mut order = Order {
+pub(crate) fn order(args: &TrafficArgs, sizes: &[String]) -> anyhow::Result<Order> {
+    let order = Order {
         interface: args.interface.clone(),
         from_mac: mac(&args.from_mac)?,
         to_mac: mac(&args.to_mac)?,
@@ -85,13 +77,10 @@ pub(crate) fn order(args: &TrafficArgs) -> anyhow::Result<Order> {
         rate: 0.0,
         seconds: 0.0,
         packets: 0,
-        sizes,
+        sizes: Vec::new(),
         core: args.core,
     };
-    // The usual sizes begin below what IPv6 needs.
-    let least = order.least_size();
-    order.sizes.iter_mut().for_each(|size| *size = (*size).max(least));
-    Ok(order)
+    order.of_sizes(sizes)
 }
 
 fn mac(text: &str) -> anyhow::Result<[u8; 6]> {

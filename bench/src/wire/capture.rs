@@ -14,7 +14,7 @@ use super::programs::Programs;
 
 /// Write the first `count` packets of the order, at the times at which they are due.
 pub(crate) fn write(order: &Order, count: u32, file: &Path) -> anyhow::Result<()> {
-    let programs = Programs::load()?;
+    let mut programs = Programs::load()?;
     // Without a pace: a packet is written each time.
     let unpaced = Order { rate: 0.0, seconds: f64::MAX, ..order.clone() };
     programs.order(&unpaced.words(0)?)?;
@@ -69,7 +69,7 @@ mod tests {
     fn the_program_writes_what_was_ordered() {
         for v6 in [false, true] {
             let order = order(v6);
-            let Ok(programs) = Programs::load() else { return };
+            let Ok(mut programs) = Programs::load() else { return };
             programs.order(&order.words(0).unwrap()).unwrap();
             for n in 0..7_u16 {
                 let bytes = programs.show(order.longest()).unwrap();
@@ -93,7 +93,7 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "the kernel runs meanwhile")]
     fn a_generator_that_is_stopped_has_counted_its_last_packet() {
         let order = order(false);
-        let Ok(programs) = Programs::load() else { return };
+        let Ok(mut programs) = Programs::load() else { return };
         programs.order(&order.words(0).unwrap()).unwrap();
         let pause = || std::thread::sleep(Duration::from_millis(20));
         std::thread::scope(|scope| {

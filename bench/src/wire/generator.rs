@@ -35,7 +35,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     let mut line = String::new();
     input.read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line).context("an order that is none")?;
-    let programs = Programs::load()?;
+    let mut programs = Programs::load()?;
     programs.order(&order.words(interface_index(&order.interface)?)?)?;
     static STOP: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(move || {

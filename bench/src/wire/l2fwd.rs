@@ -15,7 +15,6 @@ use sluice_steer::rules::{FROM, TO};
 use sluice_steer::{OnFailure, Rule, Steer};
 use sluice_xsk::io::{Config, Device, XskIo};
 
-use super::peers::RING;
 use crate::args::L2fwdArgs;
 use crate::stop::{self, Stop};
 
@@ -56,7 +55,8 @@ fn steer(args: &L2fwdArgs) -> anyhow::Result<Vec<Steer>> {
 fn forward(args: &L2fwdArgs, stop: &Stop) -> anyhow::Result<()> {
     let device = |name: &String| Device { name: name.clone(), queue: 0, zero_copy: true };
     let devices = vec![device(&args.from), device(&args.to)];
-    let mut io = XskIo::open(Config { devices, ring: RING, huge_pages: true, busy_poll: args.busy_poll })
+    let L2fwdArgs { ring, busy_poll, .. } = *args;
+    let mut io = XskIo::open(Config { devices, ring, huge_pages: true, busy_poll })
         .context("cannot open AF_XDP sockets")?;
     let mut steers = steer(args)?;
     for (steer, attached) in steers.iter_mut().zip(io.attached()) {

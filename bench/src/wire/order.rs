@@ -12,7 +12,7 @@ use super::programs::layout;
 /// Bytes behind a frame on the wire that nobody sees (the check sequence), counted in sizes as RFC 2544 does.
 pub(crate) const CHECK_SEQUENCE: u16 = 4;
 /// Seven small, four middling, one large, in an order that spreads them.
-pub(crate) const IMIX: [u16; 12] = [64, 594, 64, 64, 1518, 64, 594, 64, 594, 64, 594, 64];
+const IMIX: [u16; 12] = [64, 594, 64, 64, 1518, 64, 594, 64, 594, 64, 594, 64];
 
 /// Traffic as a person would say it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,8 +51,27 @@ impl Order {
     }
 
     /// The smallest size that has room for headers and mark.
-    pub(crate) fn least_size(&self) -> u16 {
+    fn least_size(&self) -> u16 {
         if self.source.is_ipv4() { 64 } else { 78 }
+    }
+
+    /// The same with frames of other sizes: numbers of bytes, and imix. The usual ones begin below what IPv6 needs; those become
+    /// what it needs.
+    pub(crate) fn of_sizes(&self, names: &[String]) -> anyhow::Result<Self> {
+        let mut sizes = Vec::new();
+        for name in names {
+            match name.as_str() {
+                "imix" => sizes.extend(IMIX),
+                number => sizes.push(
+                    number
+                        .parse()
+                        .with_context(|| format!("a size is a number of bytes, or imix, not {number}"))?,
+                ),
+            }
+        }
+        let least = self.least_size();
+        sizes.iter_mut().for_each(|size: &mut u16| *size = (*size).max(least));
+        Ok(Self { sizes, ..self.clone() })
     }
 
     pub(crate) fn words(&self, interface: u32) -> anyhow::Result<[u64; layout::ORDER_WORDS]> {

@@ -13,10 +13,6 @@ use super::rules::{self, Services};
 use super::trial::inside;
 use crate::args::Peer;
 
-/// What waits for a gateway while its core is taken away, at half a million packets a second: 30 ms. A hypervisor that gives a
-/// machine its share of time takes cores away for 10 and 20 ms.
-pub(crate) const RING: u32 = 16_384;
-
 /// How much a gateway has place for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
@@ -26,8 +22,6 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// For what trials ask of it.
-    pub(crate) const TRIALS: Self = Self { ring: RING, flows: 4_000_000 };
     /// What a gateway has if its file does not say.
     pub(crate) const DEFAULT: Self = Self { ring: 2048, flows: 1_000_000 };
 }
@@ -92,7 +86,8 @@ impl Gateway {
 
     fn l2fwd(&mut self, core: usize) -> anyhow::Result<()> {
         let (front, back, core) = (self.lane.front.clone(), self.lane.back.clone(), core.to_string());
-        self.own(&["l2fwd", &front, &back, "--core", &core, "--end-with-input"])
+        let ring = self.room.ring.to_string();
+        self.own(&["l2fwd", &front, &back, "--core", &core, "--ring", &ring, "--end-with-input"])
     }
 
     fn xsk_rs(&mut self, core: usize) -> anyhow::Result<()> {
@@ -181,22 +176,36 @@ impl Gateway {
 
     /// Of each process that the gateway is made of: its name, and the most memory that it ever had, in bytes.
     pub(crate) fn peaks(&self) -> anyhow::Result<Vec<(String, u64)>> {
-        let above = self.children.last().context("a gateway without processes")?.id().to_string();
-        let processes = fs::read_dir("/proc")?
-            .flatten()
-            .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
-        let of = |status: &str, key: &str| {
-            status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()))
+        let peak = |process: PathBuf| {
+            let status = fs::read_to_string(process.join("status")).ok()?;
+            let peak = field(&status, "VmHWM:")?.trim_end_matches(" kB").parse::<u64>().ok()?;
+            Some((field(&status, "Name:")?, peak << 10))
         };
-        let peak = |status: String| {
-            let id = of(&status, "Pid:")?;
-            let ours = id == above || of(&status, "PPid:")? == above;
-            let peak = of(&status, "VmHWM:")?.trim_end_matches(" kB").parse::<u64>().ok()?;
-            ours.then_some((of(&status, "Name:")?, peak << 10))
-        };
-        let mut peaks: Vec<_> = processes.filter_map(peak).collect();
+        let mut peaks: Vec<_> = self.processes()?.into_iter().filter_map(peak).collect();
         peaks.sort_unstable();
         Ok(peaks)
+    }
+
+    /// Of each thread that the gateway is made of: its name, and for how long it could have run but had no core, in nanoseconds.
+    pub(crate) fn waits(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let wait = |thread: fs::DirEntry| {
+            let name = fs::read_to_string(thread.path().join("comm")).ok()?;
+            let said = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            Some((name.trim().to_owned(), said.split(' ').nth(1)?.parse().ok()?))
+        };
+        let threads = self.processes()?.into_iter().flat_map(|process| fs::read_dir(process.join("task")));
+        Ok(threads.flatten().flatten().filter_map(wait).collect())
+    }
+
+    /// The folders in /proc of the gateway's processes.
+    fn processes(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let above = self.children.last().context("a gateway without processes")?.id().to_string();
+        let ours = |process: &PathBuf| {
+            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            field(&status, "Pid:").as_ref() == Some(&above)
+                || field(&status, "PPid:").as_ref() == Some(&above)
+        };
+        Ok(fs::read_dir("/proc")?.flatten().map(|entry| entry.path()).filter(ours).collect())
     }
 
     /// Ask the gateway for its status until it is as wanted.
@@ -226,6 +235,11 @@ impl Gateway {
         let folder = self.folder.clone().unwrap_or_default();
         fs::read_to_string(folder.join("log")).unwrap_or_default()
     }
+}
+
+/// A line of a file in /proc.
+fn field(status: &str, key: &str) -> Option<String> {
+    status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()))
 }
 
 /// The product, built beside this program.

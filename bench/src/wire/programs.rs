@@ -25,8 +25,6 @@ static OBJECT: &[u8] = include_bytes_aligned!("traffic.o");
 
 type Counters = [u64; layout::COUNT_WORDS as usize];
 type Words = [u64; layout::ORDER_WORDS];
-/// A program with this order makes nothing.
-const NOTHING: Words = [0; layout::ORDER_WORDS];
 
 /// Packets and bytes that the programs saw.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -43,7 +41,7 @@ pub(crate) struct Counts {
 pub(crate) struct Programs {
     ebpf: Ebpf,
     /// Changed while the generator runs.
-    orders: Mutex<Map>,
+    halt: Mutex<Map>,
 }
 
 impl Programs {
@@ -53,8 +51,8 @@ impl Programs {
             let program: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
-        let orders = ebpf.take_map(layout::ORDER).context("no map of orders")?;
-        Ok(Self { ebpf, orders: Mutex::new(orders) })
+        let halt = ebpf.take_map(layout::HALT).context("no map to halt by")?;
+        Ok(Self { ebpf, halt: Mutex::new(halt) })
     }
 
     /// Put a program on an interface for as long as this lives; whether it runs in the driver.
@@ -69,15 +67,18 @@ impl Programs {
         Ok(false)
     }
 
-    pub(crate) fn order(&self, words: &Words) -> anyhow::Result<()> {
-        let mut map = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut orders: Array<&mut MapData, Words> = Array::try_from(&mut *map)?;
+    /// What to make, before any of it is made.
+    pub(crate) fn order(&mut self, words: &Words) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut(layout::ORDER).context("no map of orders")?;
+        let mut orders: Array<&mut MapData, Words> = Array::try_from(map)?;
         Ok(orders.set(0, words, 0)?)
     }
 
     /// Make no more packets, and say how many it were: to the last one, also if its core was away meanwhile.
     pub(crate) fn stop(&self) -> anyhow::Result<Counts> {
-        self.order(&NOTHING)?;
+        let mut map = self.halt.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut halt: Array<&mut MapData, u64> = Array::try_from(&mut *map)?;
+        halt.set(0, 1, 0)?;
         let mut before = self.counts()?;
         for _ in 0..LOOKS {
             std::thread::sleep(STILL);

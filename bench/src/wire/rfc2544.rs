@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::blast::{self, facts, say};
 use super::generator::Generator;
-use super::order::{IMIX, Order};
+use super::order::Order;
 use super::trial::{Outcome, Trials};
 use crate::args::Rfc2544Args;
 use crate::clock::to_float;
@@ -44,12 +44,12 @@ struct Report {
 
 pub(crate) fn run(args: &Rfc2544Args) -> anyhow::Result<()> {
     let stop = stop::on_signals()?;
-    let rig = Rig { trials: Trials::new(&args.sink)?, order: blast::order(&args.traffic)?, args };
+    let rig = Rig { trials: Trials::new(&args.sink)?, order: blast::order(&args.traffic, &[])?, args };
     if !rig.trials.native {
         say("the sink runs in the kernel's generic hook: its own cost is in the figures");
     }
     let mut sizes = Vec::new();
-    for size in &args.frame_sizes {
+    for size in &args.sizes {
         if stop.asked() {
             break;
         }
@@ -76,12 +76,10 @@ struct Rig<'a> {
 
 impl Rig<'_> {
     fn size(&self, name: &str, stop: &Stop) -> anyhow::Result<BySize> {
-        let sizes: Vec<u16> =
-            if name == "imix" { IMIX.to_vec() } else { vec![name.parse().context("a frame size")?] };
-        let least = self.order.least_size();
-        let sizes: Vec<u16> = sizes.into_iter().map(|size| size.max(least)).collect();
-        let mean = sizes.iter().map(|size| f64::from(*size)).sum::<f64>() / to_float(sizes.len() as u64);
-        let order = Order { sizes, seconds: self.args.seconds, ..self.order.clone() };
+        let order = self.order.of_sizes(&[name.to_owned()])?;
+        let order = Order { seconds: self.args.seconds, ..order };
+        let sizes = order.sizes.iter().map(|size| f64::from(*size));
+        let mean = sizes.sum::<f64>() / to_float(order.sizes.len() as u64);
         // Learned addresses, warm caches, awake workers.
         Generator::start(&Order { seconds: self.args.warm_up.max(0.1), ..order.clone() })?.finish()?;
         self.trials.settle()?;

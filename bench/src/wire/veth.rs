@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use super::lab::{FRONT_MAC, Lane};
+use super::ledger;
 use super::order::Order;
 use super::peers::{Gateway, Room};
 use super::rules::{self, Services};
@@ -21,6 +22,8 @@ use crate::stop::{self, Stop};
 /// Where clients are; a flow more is an address more, then a port more.
 pub(crate) const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
 pub(crate) const ADDRESSES: u32 = 1 << 20;
+/// Flows that there is place for: new ones make room for each other.
+const FLOWS: u32 = 4_000_000;
 
 /// One line of the result: a peer with so many services and such traffic.
 #[derive(Debug, Serialize)]
@@ -40,6 +43,8 @@ struct Row {
     ready_seconds: f64,
     /// At half the saturated rate: seconds, packets, packets lost.
     soak: Option<(f64, u64, u64)>,
+    /// What gateway and cables counted meanwhile: where what was lost went.
+    soak_counts: ledger::Counts,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +57,8 @@ struct Report {
     frame_size: u16,
     /// From one service's address to the next.
     apart: u32,
+    /// Packets that can wait for a gateway on AF_XDP.
+    ring: u32,
     rows: Vec<Row>,
 }
 
@@ -120,6 +127,7 @@ fn measure(args: &VethArgs, stop: &Stop, contenders: &mut [Contender]) -> anyhow
             let soak = (args.soak > 0.0 && !stop.asked() && peer == Peer::Sluice)
                 .then(|| contender.soak(args, *traffic, median(rates) / 2.0))
                 .transpose()?;
+            let (soak, soak_counts) = soak.unzip();
             let row = Row {
                 services,
                 traffic: *traffic,
@@ -131,6 +139,7 @@ fn measure(args: &VethArgs, stop: &Stop, contenders: &mut [Contender]) -> anyhow
                 over_first_services: first.map(|few| ratios(rates, few)),
                 ready_seconds: contender.gateway.ready_seconds,
                 soak,
+                soak_counts: soak_counts.unwrap_or_default(),
             };
             say(&line(&row));
             rows.push(row);
@@ -146,7 +155,7 @@ impl Contender {
             number,
             Services { count: services, apart: args.apart },
             args.gateway_core,
-            Room::TRIALS,
+            Room { ring: args.ring, flows: FLOWS },
         )?;
         let Lane { name, gateway: inner, outside, front, to, .. } = &gateway.lane;
         let beside_generator = args.two_cores && peer.is_af_xdp();
@@ -206,9 +215,16 @@ impl Contender {
         Ok(good)
     }
 
-    fn soak(&mut self, args: &VethArgs, traffic: Flows, rate: f64) -> anyhow::Result<(f64, u64, u64)> {
+    fn soak(
+        &mut self,
+        args: &VethArgs,
+        traffic: Flows,
+        rate: f64,
+    ) -> anyhow::Result<((f64, u64, u64), ledger::Counts)> {
+        let before = ledger::read(&self.gateway)?;
         let outcome = self.trial(args, traffic, rate, args.soak)?;
-        Ok((outcome.seconds, outcome.sent, outcome.sent - outcome.received.min(outcome.sent)))
+        let counts = ledger::between(&before, &ledger::read(&self.gateway)?);
+        Ok(((outcome.seconds, outcome.sent, outcome.sent - outcome.received.min(outcome.sent)), counts))
     }
 }
 
@@ -228,7 +244,9 @@ fn line(row: &Row) -> String {
         format!(", {middle:.2} of its rate with few services ({least:.2} to {most:.2})")
     });
     let soak = row.soak.map_or_else(String::new, |(seconds, sent, lost)| {
-        format!(", {lost} of {sent} lost in {seconds:.0} s at half of it")
+        let places =
+            if lost == 0 { String::new() } else { format!(" ({})", ledger::telling(&row.soak_counts)) };
+        format!(", {lost} of {sent} lost in {seconds:.0} s at half of it{places}")
     });
     format!(
         "{:>6} services, {:<11} {:<10} {} Mpps ({} to {}){free}{over}{flat}{soak}",
@@ -254,7 +272,7 @@ fn print(args: &VethArgs, rows: Vec<Row>, machine: Machine) -> anyhow::Result<()
         "generator and sink on one core; the gateway with its whole driver on the other"
     };
     if args.json {
-        let VethArgs { seconds, rounds, flows, frame_size, apart, .. } = *args;
+        let VethArgs { seconds, rounds, flows, frame_size, apart, ring, .. } = *args;
         println!(
             "{}",
             serde_json::to_string(&Report {
@@ -265,6 +283,7 @@ fn print(args: &VethArgs, rows: Vec<Row>, machine: Machine) -> anyhow::Result<()
                 flows,
                 frame_size,
                 apart,
+                ring,
                 rows
             })?
         );
