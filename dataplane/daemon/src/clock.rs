@@ -1,8 +1,11 @@
-//! The one clock of the daemon: seconds since it started, from zero.
+//! The one clock of the daemon: time since it started, and a year.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sluice_core::time::Now;
+
+/// What the last process left began before this one's clock: its moments must not fall before zero.
+const BEFORE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Cheap to copy into every worker; all copies agree.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +21,11 @@ impl Clock {
     }
 
     pub fn now(&self) -> Now {
-        // One second ahead, so that no flow's first second is zero.
-        Now(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX) + Now::SECOND)
+        Now(u64::try_from((BEFORE + self.age()).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Since the start.
+    pub fn age(&self) -> Duration {
+        self.0.elapsed()
     }
 }

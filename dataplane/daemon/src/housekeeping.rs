@@ -106,12 +106,8 @@ impl Housekeeping {
         let mut mirror =
             Mirror::new(&settings.interfaces).context("cannot read the kernel's tables by netlink")?;
         let mirrored = mirror.read().context("cannot read the kernel's tables by netlink")?;
-        let flows = settings
-            .snapshot
-            .as_deref()
-            .map(|path| snapshot::read(path, snapshot::FLOWS))
-            .transpose()
-            .unwrap_or_else(|error| {
+        let flows =
+            settings.snapshot.as_deref().map(snapshot::read_flows).transpose().unwrap_or_else(|error| {
                 tracing::warn!("flows of the last process are lost: {error}");
                 None
             });
@@ -124,6 +120,7 @@ impl Housekeeping {
         let news: RawFd = mirror.news();
         poll.registry().register(&mut SourceFd(&news), NEWS, Interest::READABLE)?;
         let devices = Devices::new(&settings, &mirror.devices);
+        let now = clock.now();
         let mut house = Self {
             always,
             clock,
@@ -150,13 +147,13 @@ impl Housekeeping {
             writing: Vec::new(),
             written: Vec::new(),
             writer: None,
-            wrote_at: Now(0),
-            reminded_at: Now(0),
-            looked_at: Now(0),
+            wrote_at: now,
+            reminded_at: now,
+            looked_at: now,
             picking_up: true,
             quiet: false,
             unheard: 0,
-            chores: learning::Chores::default(),
+            chores: learning::Chores::new(now),
             settings,
         };
         house.devices.attach_all(&house.mirror.devices, &house.workers, &house.rules)?;
@@ -231,11 +228,11 @@ impl Housekeeping {
             self.reminded_at = now;
             self.remind_kernel();
         }
-        if self.picking_up && now.0 > u64::try_from(PICKUP.as_nanos()).unwrap_or(0) {
-            self.picking_up = false;
-            for worker in &self.workers {
-                worker.handle.command(Box::new(|state, _, _| state.config.pickup = false));
-            }
+        if self.picking_up && self.clock.age() > PICKUP {
+            // Who has no room for a command now is told in the next turn, with the others.
+            let tell =
+                |worker: &Running| worker.handle.command(Box::new(|state, _, _| state.config.pickup = false));
+            self.picking_up = !self.workers.iter().map(tell).fold(true, |all, told| all & told);
         }
         if let Some(control) = &mut self.control {
             control.flush();
@@ -396,7 +393,7 @@ impl Housekeeping {
     fn answer(&mut self, id: u32, question: Question) {
         let answer = match question {
             Question::Status => {
-                let seconds = self.clock.now().0 / Now::SECOND;
+                let seconds = self.clock.age().as_secs();
                 let tables = self.desk.tables();
                 let mut status =
                     status::status(seconds, self.generation, &tables, &self.workers, &self.devices);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sluice_core::state::snapshot::FlowRecord;
 
 /// What kinds of files there are.
 pub const FLOWS: &[u8; 8] = b"sluicefl";
@@ -60,11 +61,24 @@ pub fn read<T: DeserializeOwned>(path: &Path, magic: &[u8; 8]) -> io::Result<Vec
     postcard::from_bytes(body).map_err(|_| bad("damaged"))
 }
 
+/// Flows that the last process left, as old as they are by now: they waited in the file, too.
+pub fn read_flows(path: &Path) -> io::Result<Vec<FlowRecord>> {
+    let mut flows = read::<FlowRecord>(path, FLOWS)?;
+    let written = fs::metadata(path).and_then(|file| file.modified()).ok();
+    // A file from the future, by a clock that was wrong, is a new one.
+    let waited = written.and_then(|time| time.elapsed().ok()).unwrap_or_default();
+    let waited = u32::try_from(waited.as_secs()).unwrap_or(u32::MAX);
+    for flow in &mut flows {
+        flow.idle_seconds = flow.idle_seconds.saturating_add(waited);
+        flow.age_seconds = flow.age_seconds.saturating_add(waited);
+    }
+    Ok(flows)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use sluice_core::flow_key::FlowKey;
-    use sluice_core::state::snapshot::FlowRecord;
 
     #[test]
     fn what_is_written_is_read_and_damage_is_noticed() {
@@ -89,6 +103,11 @@ mod tests {
         write(&path, FLOWS, &[flow, flow]).unwrap();
         assert_eq!(read::<FlowRecord>(&path, FLOWS).unwrap(), vec![flow, flow]);
         assert!(read::<FlowRecord>(&path, NAMES).is_err());
+        let file = fs::File::options().append(true).open(&path).unwrap();
+        let now = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(now - Duration::from_secs(3600)).unwrap();
+        let old = read_flows(&path).unwrap()[0];
+        assert!((3601..3700).contains(&old.idle_seconds) && (3609..3700).contains(&old.age_seconds));
         let mut bytes = fs::read(&path).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;

@@ -27,13 +27,19 @@ const LESSONS_A_TURN: usize = 256;
 const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// What goes on about names beside learning.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Chores {
     sweep: Option<Sweep>,
     swept_at: Now,
     writing: Option<Writing>,
     written: Option<JoinHandle<()>>,
     wrote_at: Now,
+}
+
+impl Chores {
+    pub(super) const fn new(now: Now) -> Self {
+        Self { sweep: None, swept_at: now, writing: None, written: None, wrote_at: now }
+    }
 }
 
 impl Housekeeping {
