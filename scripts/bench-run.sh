@@ -16,8 +16,15 @@ mkdir -p "$run"
 rounds=11 packets=2000000
 [ -z "$short" ] || { rounds=5 packets=1000000; }
 
+# The goals are for 2 MiB pages, and memory in pieces has none.
+in_one_piece() {
+    [ "$(id -u)" = 0 ] || return 0
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    echo 1 >/proc/sys/vm/compact_memory
+}
 # Figures of a machine that was not quiet are kept with how far its null harness moved, not thrown away.
-path() { "$bench" path --anyway --json --rounds $rounds --packets $packets "$@" >>"$run/path.jsonl"; }
+path() { in_one_piece; "$bench" path --anyway --json --rounds $rounds --packets $packets "$@" >>"$run/path.jsonl"; }
 say() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
 
 step_path() {
@@ -41,6 +48,7 @@ step_path() {
 }
 
 step_tables() {
+    in_one_piece
     "$bench" tables ${short:+--quick} --json 2>/dev/null >"$run/tables.jsonl"
     [ -z "$short" ] || "$bench" tables 'expir' --json 2>/dev/null >>"$run/tables.jsonl"
 }
@@ -62,13 +70,6 @@ step_soak() {
 step_memory() { "$bench" memory --json >"$run/memory.json"; }
 
 step_scenarios() { SLUICE_BIN=$PWD/target/$profile scripts/e2e/run.sh scale publish names >"$run/scenarios.txt"; }
-
-# The goals are for 2 MiB pages, and memory in pieces has none.
-if [ "$(id -u)" = 0 ]; then
-    sync
-    echo 3 >/proc/sys/vm/drop_caches
-    echo 1 >/proc/sys/vm/compact_memory
-fi
 
 for step in $steps; do
     case $step in
