@@ -3,12 +3,29 @@
 //! for bit, the hashes are each keyed and well mixed, but differ.
 #![allow(unsafe_code, reason = "prefetching takes a pointer; everything else here is safe")]
 
+use ahash::RandomState;
+
 use crate::flow_key::FlowKey;
 use crate::state::flow::{halves, pair, ports};
 
-/// Key of the flow hash, drawn at start: who does not know it cannot aim at a bucket.
+/// Key of the hashes of what others choose, drawn at start: who does not know it cannot aim at a bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Seed(pub [u64; 4]);
+
+/// For who hashes nothing that others choose.
+impl Default for Seed {
+    fn default() -> Self {
+        Self([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89])
+    }
+}
+
+impl Seed {
+    /// For maps.
+    pub fn hashing(self) -> RandomState {
+        let [a, b, c, d] = self.0;
+        RandomState::with_seeds(a, b, c, d)
+    }
+}
 
 /// Two independent 64-bit hashes of a key.
 #[inline]

@@ -2,18 +2,18 @@
 //! without a branch: at which place a key is, and whether it is there, is another from address to address.
 //!
 //! Keys that find their line full lie in the next one that is not, and each line counts the keys that went past it: a
-//! search ends at the first line that none went past. Keys are control's and, within the bounds of names, those of DNS answers, not
-//! packets': speed matters more than flooding.
+//! search ends at the first line that none went past. Which line that is follows from a secret, too: addresses come from DNS
+//! answers, and whoever writes those is not to fill lines one behind the other.
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::hint::select_unpredictable;
 
-use crate::intrinsics;
+use crate::intrinsics::{self, Seed};
 
 pub(crate) trait Key: Copy + Eq + Default {
     /// Its high bits say which line a search begins with.
-    fn mixed(self) -> u64;
+    fn mixed(self, secret: [u64; 2]) -> u64;
 }
 
 /// `N` keys, and what is held for each (0: the place is free).
@@ -54,55 +54,47 @@ pub(crate) struct Lines<K, const N: usize> {
     /// What leaves so many bits of a mixed key as it takes.
     shift: u32,
     used: usize,
+    secret: [u64; 2],
 }
 
 /// Lines that are in some cache whenever they are in use: 32 KiB.
 const SMALL: usize = 512;
 
-impl<K: Key, const N: usize> Default for Lines<K, N> {
-    fn default() -> Self {
-        Self::with_room(0)
-    }
-}
-
-/// Two odd numbers without a pattern.
-const ODD: [u64; 2] = [0xd6e8_feb8_6659_fd93, 0x9e37_79b9_7f4a_7c15];
-
-/// One multiplication leaves the distances between addresses that are evenly apart, as those that are given out often are,
-/// so that they fall on few lines.
-#[inline(always)]
-const fn mix(word: u64) -> u64 {
-    let once = word.wrapping_mul(ODD[0]);
-    (once ^ once >> 32).wrapping_mul(ODD[1])
-}
-
-/// The first bits of an address.
+/// The first bits of an address. Of two of them no more than chance says share a line, because the last factor is secret. (A first
+/// multiplication, because one alone leaves the distances between addresses that are evenly apart, as those that are given out
+/// often are, so that they fall on few lines.)
 impl Key for u64 {
     #[inline(always)]
-    fn mixed(self) -> u64 {
-        mix(self)
+    fn mixed(self, secret: [u64; 2]) -> u64 {
+        let once = self.wrapping_mul(secret[0]);
+        (once ^ once >> 32).wrapping_mul(secret[1])
     }
 }
 
-/// An address.
+/// An address: both halves of a product in which each factor has a part of the secret, so that who does not know it cannot tell
+/// which addresses have the same.
 impl Key for [u64; 2] {
     #[inline(always)]
-    fn mixed(self) -> u64 {
-        mix(self[0].wrapping_mul(ODD[0]) ^ self[1])
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of a product")]
+    fn mixed(self, secret: [u64; 2]) -> u64 {
+        let product = u128::from(self[0] ^ secret[0]) * u128::from(self[1] ^ secret[1]);
+        (product as u64 ^ (product >> 64) as u64).wrapping_mul(secret[1])
     }
 }
 
 impl<K: Key, const N: usize> Lines<K, N> {
     /// With room for so many keys, without a further allocation.
-    pub(crate) fn with_room(most: usize) -> Self {
+    pub(crate) fn with_room(most: usize, seed: Seed) -> Self {
         let lines = (most * 2).div_ceil(N).next_power_of_two().max(2);
-        Self { lines: vec![Line::blank(); lines], shift: 64 - lines.trailing_zeros(), used: 0 }
+        // An even factor would forget bits.
+        let secret = [seed.0[2] | 1, seed.0[3] | 1];
+        Self { lines: vec![Line::blank(); lines], shift: 64 - lines.trailing_zeros(), used: 0, secret }
     }
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer lines than bits are left")]
     fn start(&self, key: K) -> usize {
-        (key.mixed() >> self.shift) as usize
+        (key.mixed(self.secret) >> self.shift) as usize
     }
 
     fn next(&self, at: usize) -> usize {
@@ -242,14 +234,19 @@ mod tests {
     struct Crowded(u64);
 
     impl Key for Crowded {
-        fn mixed(self) -> u64 {
+        fn mixed(self, _: [u64; 2]) -> u64 {
             ((self.0 % 3) << 61) | ((self.0 % 2) << 57)
         }
     }
 
+    fn seed(n: u64) -> Seed {
+        let random = n.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Seed([0, 0, random, random.rotate_left(29)])
+    }
+
     /// Of so many keys, how many in a hundred went past a line.
-    fn late<K: Key, const N: usize>(keys: impl Iterator<Item = K>) -> u64 {
-        let mut lines = Lines::<K, N>::default();
+    fn late<K: Key, const N: usize>(seed: Seed, keys: impl Iterator<Item = K>) -> u64 {
+        let mut lines = Lines::<K, N>::with_room(0, seed);
         keys.for_each(|key| lines.set(key, 1));
         let late: u64 = lines.lines.iter().map(|line| u64::from(line.passed)).sum();
         late * 100 / lines.len() as u64
@@ -257,22 +254,45 @@ mod tests {
 
     #[test]
     fn addresses_as_they_are_given_out_spread_over_lines() {
-        for count in [1 << 10, 10_000, 40_000, 1 << 17, 160_000] {
-            for step in [1, 2, 4, 16, 255, 256, 1 << 12, 1 << 16, 1 << 20, 1 << 24] {
-                let numbers = late::<u64, 5>((0..count).map(|n| 0x2001_0db8_0000 + n * step));
-                let pairs = late::<u64, 5>((0..count).map(|n| 0x2a00_0000_0000 + n % 300 * step + n / 300));
-                assert!(numbers < 15 && pairs < 15, "{numbers} and {pairs} of {count} by {step}");
-                let high = late::<[u64; 2], 3>((0..count).map(|n| [0x2001_0db8_0000_0000 + n * step, 1]));
-                let low = late::<[u64; 2], 3>((0..count).map(|n| [0x2001_0db8_0000_0000, n * step + 1]));
-                let both = late::<[u64; 2], 3>((0..count).map(|n| [n % 300 * step, n / 300 * step + 1]));
-                assert!(high < 15 && low < 15 && both < 15, "{high}, {low}, {both} of {count} by {step}");
+        for seed in [seed(1), seed(2), seed(3), Seed::default()] {
+            for count in [1 << 10, 10_000, 40_000, 1 << 17] {
+                for step in [1, 2, 4, 16, 255, 256, 1 << 12, 1 << 16, 1 << 20, 1 << 24] {
+                    let numbers = late::<u64, 5>(seed, (0..count).map(|n| 0x2001_0db8_0000 + n * step));
+                    let pairs =
+                        late::<u64, 5>(seed, (0..count).map(|n| 0x2a00_0000_0000 + n % 300 * step + n / 300));
+                    assert!(
+                        numbers < 15 && pairs < 15,
+                        "{numbers} and {pairs} of {count} by {step}, {seed:?}"
+                    );
+                    let high = (0..count).map(|n| [0x2001_0db8_0000_0000 + n * step, 1]);
+                    let low = (0..count).map(|n| [0x2001_0db8_0000_0000, n * step + 1]);
+                    let both = (0..count).map(|n| [n % 300 * step, n / 300 * step + 1]);
+                    let late = [late::<_, 3>(seed, high), late::<_, 3>(seed, low), late::<_, 3>(seed, both)];
+                    assert!(late.iter().all(|late| *late < 15), "{late:?} of {count} by {step}, {seed:?}");
+                }
             }
+        }
+    }
+
+    /// Whoever writes DNS answers may know this program, but not its secret.
+    #[test]
+    fn addresses_that_share_a_line_under_one_secret_spread_under_another() {
+        let tables = [1, 2, 3].map(|n| Lines::<[u64; 2], 3>::with_room(30_000, seed(n)));
+        let aimed: Vec<[u64; 2]> = (0..4_000_000_u64)
+            .map(|n| [0x2a00_0000_0000_0000 | (n % 1000), n / 1000])
+            .filter(|key| tables[0].start(*key) == 7)
+            .collect();
+        assert!(aimed.len() > 50);
+        for table in &tables[1..] {
+            let lines: alloc::collections::BTreeSet<usize> =
+                aimed.iter().map(|key| table.start(*key)).collect();
+            assert!(lines.len() * 10 > aimed.len() * 9, "{} lines for {}", lines.len(), aimed.len());
         }
     }
 
     #[test]
     fn keys_that_went_past_full_lines_are_found_until_they_go() {
-        let (mut lines, mut list) = (Lines::<Crowded, 5>::default(), BTreeMap::new());
+        let (mut lines, mut list) = (Lines::<Crowded, 5>::with_room(0, Seed::default()), BTreeMap::new());
         let mut state = 1_u64;
         for step in 1..20_000_u32 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -295,14 +315,14 @@ mod tests {
     struct Aimed(u64, u64);
 
     impl Key for Aimed {
-        fn mixed(self) -> u64 {
+        fn mixed(self, _: [u64; 2]) -> u64 {
             self.0 << 62
         }
     }
 
     #[test]
     fn a_search_ends_where_every_line_was_passed() {
-        let mut lines = Lines::<Aimed, 5>::with_room(8);
+        let mut lines = Lines::<Aimed, 5>::with_room(8, Seed::default());
         assert_eq!(lines.room(), 4);
         for (start, line) in (0..4).zip(0..) {
             // Fill the line, have one key go past it, and take out the others.

@@ -32,7 +32,7 @@ pub struct Config {
     pub max_flows: u32,
     /// Datagrams in fragments at most.
     pub max_fragments: u32,
-    /// Key of the flow hash.
+    /// Key of all hashes.
     pub seed: Seed,
     /// Take TCP connections up in their middle when policy allows them (after a restart without their table).
     pub pickup: bool,
@@ -74,7 +74,7 @@ impl State {
     pub fn new(config: Config) -> Self {
         Self {
             flows: FlowTable::new(config.max_flows, config.seed),
-            fragments: Fragments::new(config.max_fragments),
+            fragments: Fragments::new(config.max_fragments, config.seed),
             counters: Counters::default(),
             affinity: Affinity::new(config.max_flows, config.seed),
             nat_exhausted: nat::Exhausted::default(),

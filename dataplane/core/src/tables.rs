@@ -27,6 +27,7 @@ use core::net::IpAddr;
 use hashbrown::HashSet;
 use service::Rows;
 
+use crate::intrinsics::Seed;
 use record::{
     Algorithm, Backend, BackendId, Change, Pattern, PolicyClass, PortRange, Prefix, Route, Service, Settings,
 };
@@ -69,6 +70,11 @@ impl fmt::Display for ApplyError {
 impl core::error::Error for ApplyError {}
 
 impl Tables {
+    /// Empty, with a key for the table of addresses: names that others choose lead to addresses that they choose.
+    pub fn keyed(seed: Seed) -> Self {
+        Self { ipcache: ipcache::Ipcache::keyed(seed), ..Self::default() }
+    }
+
     /// Make these changes, all or none. Of several for one key the last counts; removing what is not there does nothing.
     /// `twin` is the other copy, already changed: what is dear to build (Maglev rows) is shared with it. The cost is in
     /// proportion to the changes.

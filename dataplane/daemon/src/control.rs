@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use mio::net::UnixStream;
 use sluice_core::tables::record::Change;
 use sluice_feed::codec::{Decoder, encode};
-use sluice_feed::message::{Question, ToControl, ToDataplane};
+use sluice_feed::message::{Answer, Question, ToControl, ToDataplane};
 
 /// Bytes that wait for a slow control process; beyond this, events are dropped and counted.
 const MOST_WAITING: usize = 8 << 20;
@@ -91,10 +91,16 @@ impl Connection {
 
     /// Send now, or as soon as the other side takes it.
     pub fn send(&mut self, message: &ToControl) {
-        match encode(message) {
-            Ok(bytes) => self.waiting.extend(bytes),
-            Err(error) => tracing::error!("a message to control could not be written: {error}"),
-        }
+        let bytes = encode(message).or_else(|error| {
+            tracing::error!("a message to control could not be written: {error}");
+            // Whoever asked waits for an answer.
+            if let ToControl::Answer { id, .. } = message {
+                let answer = Answer::Failed(format!("{error}; ask for less"));
+                return encode(&ToControl::Answer { id: *id, answer });
+            }
+            Err(error)
+        });
+        self.waiting.extend(bytes.unwrap_or_default());
         self.flush();
     }
 

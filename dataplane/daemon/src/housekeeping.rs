@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use mio::net::UnixListener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use sluice_core::intrinsics::Seed;
 use sluice_core::packet::PortId;
 use sluice_core::state::snapshot::FlowRecord;
 use sluice_core::tables::record::{Change, Prefix, Records, diff, merge};
@@ -113,7 +114,7 @@ impl Housekeeping {
             });
         let flows = flows.unwrap_or_default();
         let poll = Poll::new()?;
-        let desk = Arc::new(Desk::new(poll.registry(), LESSONS)?);
+        let desk = Arc::new(Desk::new(poll.registry(), LESSONS, Seed(workers::seed()?))?);
         let workers = workers::start(&settings, &desk, clock, &flows)?;
         let seen = desk.sit().publisher.seen();
         let listener = listen(&settings.socket, &poll)?;

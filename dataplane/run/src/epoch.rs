@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sluice_core::intrinsics::Seed;
 use sluice_core::tables::record::{Change, ServiceId};
 use sluice_core::tables::service::{Bare, Row};
 use sluice_core::tables::{ApplyError, Tables};
@@ -125,18 +126,23 @@ pub struct Publisher {
 
 impl Default for Publisher {
     fn default() -> Self {
+        Self::keyed(Seed::default())
+    }
+}
+
+impl Publisher {
+    pub fn keyed(seed: Seed) -> Self {
+        let [current, standby] = [(); 2].map(|()| Arc::new(Tables::keyed(seed)));
         Self {
-            shared: Arc::new(Shared { version: AtomicU64::new(0), current: Mutex::default() }),
+            shared: Arc::new(Shared { version: AtomicU64::new(0), current: Mutex::new(current) }),
             seen: Seen::default(),
-            standby: Arc::default(),
+            standby,
             backlog: (Vec::new(), Vec::new()),
             built: Vec::new(),
             next: ServiceId(0),
         }
     }
-}
 
-impl Publisher {
     pub fn subscribe(&mut self) -> Subscriber {
         let seen = Arc::new(AtomicU64::new(PARKED));
         self.seen.0.push(Arc::clone(&seen));

@@ -151,7 +151,7 @@ impl FlowTable {
             live: 0,
             addresses,
             // As large as they can become, so that none of them grows under a packet.
-            numbers: Lines::with_room(MAX_ADDRESSES),
+            numbers: Lines::with_room(MAX_ADDRESSES, seed),
             half_open: Waiting::new((flows / 4).clamp(16, 1 << 20)),
             cursor: 1,
             swept: Now(0),

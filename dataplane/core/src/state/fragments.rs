@@ -7,6 +7,7 @@
 use hashbrown::HashMap;
 
 use crate::flow_key::FlowKey;
+use crate::intrinsics::Seed;
 use crate::parse::Fragment;
 use crate::tables::lpm::Hashing;
 use crate::time::Now;
@@ -72,11 +73,11 @@ pub struct Fragments {
 const LOOK_EVERY: u64 = Now::SECOND / 10;
 
 impl Fragments {
-    pub fn new(most: u32) -> Self {
+    /// What datagrams are told apart by is their senders' to choose: hence the key.
+    pub fn new(most: u32, seed: Seed) -> Self {
         let most = most as usize;
-        // The source address is an attacker's to choose, so the hash must be keyed; the seeds are per process image.
         Self {
-            table: HashMap::with_capacity_and_hasher(most, crate::tables::lpm::hashing()),
+            table: HashMap::with_capacity_and_hasher(most, seed.hashing()),
             most,
             whole: 0,
             looked: Now(0),
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn later_fragments_get_the_ports_of_the_first() {
-        let mut fragments = Fragments::new(4);
+        let mut fragments = Fragments::new(4, Seed::default());
         let missing = fragments.follow(&key(0), piece(1, 1480, true), 1480, false, Now(0));
         assert_eq!(missing, Err(DropReason::FirstFragmentMissing));
         fragments.follow(&key(4000), piece(1, 0, true), 1480, false, Now(0)).unwrap();
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn overlaps_poison_the_datagram() {
-        let mut fragments = Fragments::new(4);
+        let mut fragments = Fragments::new(4, Seed::default());
         fragments.follow(&key(4000), piece(1, 0, true), 1480, false, Now(0)).unwrap();
         let overlap = fragments.follow(&key(0), piece(1, 1472, true), 16, false, Now(0));
         assert_eq!(overlap, Err(DropReason::FragmentRefused));
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn one_that_waited_for_a_neighbour_is_no_overlap_of_itself() {
-        let mut fragments = Fragments::new(4);
+        let mut fragments = Fragments::new(4, Seed::default());
         for again in [false, true] {
             fragments.follow(&key(4000), piece(1, 0, true), 1480, again, Now(0)).unwrap();
             fragments.follow(&key(0), piece(1, 1480, false), 100, again, Now(0)).unwrap();
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_number_may_be_used_again_once_its_datagram_is_whole() {
-        let mut fragments = Fragments::new(4);
+        let mut fragments = Fragments::new(4, Seed::default());
         let mut datagram = |sport, sizes: [(u16, u16); 3]| {
             sizes.map(|(offset, len)| {
                 let piece = piece(1, offset, offset + len < 3000);
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn whole_datagrams_make_room_for_others() {
-        let mut fragments = Fragments::new(64);
+        let mut fragments = Fragments::new(64, Seed::default());
         for id in 0..1000 {
             let now = Now(u64::from(id) * Now::SECOND / 100);
             let begun = fragments.follow(&key(4000), piece(id, 0, true), 1480, false, now);
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn what_lies_behind_the_end_or_is_a_second_end_poisons_the_datagram() {
         for (odd, len, more) in [(2000, 8, true), (2000, 0, false), (1480, 0, false), (2000, 520, false)] {
-            let mut fragments = Fragments::new(4);
+            let mut fragments = Fragments::new(4, Seed::default());
             let mut follow = |offset, len, more| {
                 fragments.follow(&key(4000), piece(1, offset, more), len, false, Now(0)).is_ok()
             };
@@ -242,7 +243,7 @@ mod tests {
         }
         // The end comes before what is behind it, or after it.
         for order in [[(1600, 8, false), (2400, 8, true)], [(2400, 8, true), (1600, 8, false)]] {
-            let mut fragments = Fragments::new(4);
+            let mut fragments = Fragments::new(4, Seed::default());
             let mut follow = |offset, len, more| {
                 fragments.follow(&key(4000), piece(1, offset, more), len, false, Now(0)).is_ok()
             };
@@ -257,7 +258,7 @@ mod tests {
         fn the_whole_ones_are_counted_right(
             pieces in proptest::collection::vec((0_u32..4, 0_u16..4, 0_u16..4, proptest::bool::ANY, proptest::bool::ANY, 0_u64..40), 1..200),
         ) {
-            let (mut fragments, mut seconds) = (Fragments::new(3), 0);
+            let (mut fragments, mut seconds) = (Fragments::new(3, Seed::default()), 0);
             for (id, offset, len, more, again, later) in pieces {
                 seconds += later / 8;
                 let now = Now::from_secs(seconds);
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn pieces_of_one_that_was_cut_are_no_overlap_of_it() {
-        let mut fragments = Fragments::new(4);
+        let mut fragments = Fragments::new(4, Seed::default());
         fragments.follow(&key(4000), piece(1, 0, true), 1480, false, Now(0)).unwrap();
         for (offset, len) in [(0, 800), (800, 680)] {
             assert!(fragments.follow(&key(4000), piece(1, offset, true), len, true, Now(0)).is_ok());
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_full_table_refuses_until_time_makes_room() {
-        let mut fragments = Fragments::new(2);
+        let mut fragments = Fragments::new(2, Seed::default());
         for id in 0..2 {
             fragments.follow(&key(4000), piece(id, 0, true), 8, false, Now(0)).unwrap();
         }

@@ -6,7 +6,7 @@ use core::net::Ipv6Addr;
 
 use super::lpm::Lpm;
 use super::record::{ClassId, Identity, IdentitySlot, PeerSetId, Prefix};
-use crate::intrinsics::prefetch;
+use crate::intrinsics::{Seed, prefetch};
 
 /// Words of membership that are in the row itself, without another memory access.
 const NEAR: usize = 2;
@@ -142,11 +142,15 @@ pub struct Ipcache {
 
 impl Default for Ipcache {
     fn default() -> Self {
-        Self { addresses: Lpm::new(), rows: alloc::vec![Row::default()], live: alloc::vec![true] }
+        Self::keyed(Seed::default())
     }
 }
 
 impl Ipcache {
+    pub fn keyed(seed: Seed) -> Self {
+        Self { addresses: Lpm::keyed(seed), rows: alloc::vec![Row::default()], live: alloc::vec![true] }
+    }
+
     /// Who has this address. Nobody knows: slot 0, which is in no class and in no set.
     #[inline]
     pub fn lookup(&self, ip: Ipv6Addr, v4: bool) -> &Row {

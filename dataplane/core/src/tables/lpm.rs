@@ -11,28 +11,41 @@ use core::net::{IpAddr, Ipv6Addr};
 use ahash::RandomState;
 
 use super::record::Prefix;
+use crate::intrinsics::Seed;
 
 /// Largest value that can be stored.
 pub const MAX_VALUE: u32 = (1 << 24) - 2;
 
-/// Hashing of keys that only control chooses: speed matters, flooding does not.
 pub type Hashing = RandomState;
 
+/// Hashing of keys that only control chooses: speed matters, flooding does not.
 pub fn hashing() -> Hashing {
-    RandomState::with_seeds(0x736c_7569, 0x6365_6c70, 0x6d74_6162, 0x6c65_7331)
+    Seed::default().hashing()
 }
 
 /// A map from prefixes to numbers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Lpm {
     v4: v4::V4,
     v6: v6::V6,
     entries: usize,
 }
 
+/// For prefixes that only control chooses.
+impl Default for Lpm {
+    fn default() -> Self {
+        Self::keyed(Seed::default())
+    }
+}
+
 impl Lpm {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For prefixes that others choose, as whoever answers DNS queries does.
+    pub fn keyed(seed: Seed) -> Self {
+        Self { v4: v4::V4::keyed(seed), v6: v6::V6::keyed(seed), entries: 0 }
     }
 
     /// Map the prefix to a value of at most [`MAX_VALUE`]; host bits of the prefix do not count. What it mapped to before.

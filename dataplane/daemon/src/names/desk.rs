@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use mio::{Registry, Token, Waker};
+use sluice_core::intrinsics::Seed;
 use sluice_core::tables::Tables;
 use sluice_core::tables::record::{Change, ServiceId};
 use sluice_core::tables::service::Bare;
@@ -47,8 +48,9 @@ pub struct Work {
 
 impl Desk {
     /// Whoever polls hears by this token that workers have left something undone.
-    pub fn new(registry: &Registry, token: Token) -> io::Result<Self> {
-        Ok(Self { work: Mutex::default(), bell: Waker::new(registry, token)? })
+    pub fn new(registry: &Registry, token: Token, seed: Seed) -> io::Result<Self> {
+        let work = Work { publisher: Publisher::keyed(seed), ..Work::default() };
+        Ok(Self { work: Mutex::new(work), bell: Waker::new(registry, token)? })
     }
 
     /// Wait until nobody else sits here: workers soon go.
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn a_worker_learns_itself_and_waits_for_nobody_but_the_others() {
         let poll = Poll::new().unwrap();
-        let desk = Desk::new(poll.registry(), Token(0)).unwrap();
+        let desk = Desk::new(poll.registry(), Token(0), Seed::default()).unwrap();
         let ((mut tell, lessons), (releases, mut released)) = (RingBuffer::new(8), RingBuffer::new(8));
         desk.sit().classrooms.push(Classroom { lessons, releases });
         let mut views = [0, 1].map(|_| desk.sit().publisher.subscribe());

@@ -11,8 +11,8 @@ use core::fmt;
 
 use hashbrown::HashMap;
 
-use super::{Hashing, hashing};
-use crate::intrinsics;
+use super::Hashing;
+use crate::intrinsics::{self, Seed};
 
 const ROOT: usize = 1 << 24;
 const LEAF_BITS: u32 = 0x00ff_ffff;
@@ -33,15 +33,15 @@ pub(super) struct V4 {
     prefixes: Vec<HashMap<u32, u32, Hashing>>,
 }
 
-impl Default for V4 {
-    fn default() -> Self {
+impl V4 {
+    pub(super) fn keyed(seed: Seed) -> Self {
         Self {
             root: zeroed(),
             groups: Vec::new(),
             free: Vec::new(),
             wide: Box::new([0; 256]),
             default: 0,
-            prefixes: (0..=32).map(|_| HashMap::with_hasher(hashing())).collect(),
+            prefixes: (0..=32).map(|_| HashMap::with_hasher(seed.hashing())).collect(),
         }
     }
 }

@@ -9,13 +9,15 @@
 mod few;
 mod trie;
 
+use core::array;
 use core::hint::select_unpredictable;
 
 use hashbrown::HashMap;
 
 use self::few::Few;
 use self::trie::{Blocks, Trie};
-use super::{Hashing, hashing};
+use super::Hashing;
+use crate::intrinsics::Seed;
 use crate::lines::Lines;
 
 /// Longest first; the last one holds everything. Hosts (/128) are apart: only their keys need all of an address.
@@ -48,10 +50,13 @@ pub(super) struct V6 {
     below: HashMap<u64, u32, Hashing>,
 }
 
-impl Default for V6 {
-    fn default() -> Self {
-        let below = HashMap::with_hasher(hashing());
-        Self { hosts: Lines::default(), networks: Default::default(), below }
+impl V6 {
+    pub(super) fn keyed(seed: Seed) -> Self {
+        Self {
+            hosts: Lines::with_room(0, seed),
+            networks: array::from_fn(|_| Class::keyed(seed)),
+            below: HashMap::with_hasher(seed.hashing()),
+        }
     }
 }
 
@@ -142,7 +147,8 @@ impl V6 {
         (PROVIDERS + 1..ANCHORS.len()).map(held).find(|held| *held != 0).unwrap_or(0)
     }
 
-    #[inline(always)]
+    /// (Not part of its callers: IPv4 would pay for it with registers.)
+    #[inline(never)]
     pub(super) fn prefetch(&self, ip: u128) {
         let ip = halves(ip);
         self.hosts.prefetch(ip);
@@ -217,7 +223,7 @@ fn class_of(len: u8) -> (usize, u8) {
 }
 
 /// The prefixes from one anchor up to the next.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Class {
     keys: Lines<u64, 5>,
     few: Blocks<Few>,
@@ -227,6 +233,10 @@ struct Class {
 /// In these, `rest` is what follows the anchor, and `len` how much longer than the anchor the prefix is. Values are one more
 /// than they are outside.
 impl Class {
+    fn keyed(seed: Seed) -> Self {
+        Self { keys: Lines::with_room(0, seed), few: Blocks::default(), trie: Trie::default() }
+    }
+
     /// What is held for the anchor that is this address's in the class with this number.
     #[inline(always)]
     fn find(&self, ip: Halves, n: usize) -> Held {
@@ -340,7 +350,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_leaves_its_room_to_others() {
-        let mut table = V6::default();
+        let mut table = V6::keyed(Seed::default());
         let prefixes: Vec<(u128, u8)> = (0..2000_u32)
             .map(|n| {
                 let len = u8::try_from(n % 129).unwrap();
