@@ -34,7 +34,7 @@ counted() {
     ip -n "$lab-gw" link add b0 type veth peer name b1 netns "$lab-out"
     for end in gw:a0 gw:b0 out:a1 out:b1; do ip -n "$lab-${end%%:*}" link set "${end##*:}" up; done
     rm -f "$dir"/*; mkfifo "$dir/stop"
-    nsenter "--net=/run/netns/$lab-gw" env GLIBC_TUNABLES=glibc.malloc.hugetlb=0 valgrind --tool=callgrind \
+    nsenter "--net=/run/netns/$lab-gw" valgrind --tool=callgrind \
         --callgrind-out-file="$dir/out" "$@" a0 b0 <"$dir/stop" >"$dir/log" 2>&1 &
     forwarder=$!
     exec 5>"$dir/stop"

@@ -16,8 +16,7 @@ trap 'rm -rf "$out"' EXIT
 count() { # name, options
     local name=$1
     shift
-    # Small pages: valgrind does not start programs twice.
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=0 valgrind --tool=callgrind --callgrind-out-file="$out/$name" --collect-atstart=no \
+    valgrind --tool=callgrind --callgrind-out-file="$out/$name" --collect-atstart=no \
         --toggle-collect='sluice_bench::count::measured*' target/lab/sluice-bench count --prefixes 100 --packets $packets "$@" \
         >"$out/packets" 2>"$out/log" || { cat "$out/log" >&2; exit 2; }
     [ "$(cat "$out/packets")" = $packets ] || { echo "$name: not every packet was forwarded" >&2; exit 2; }

@@ -25,7 +25,6 @@ static COUNTING: alloc::Counting = alloc::Counting;
 
 #[expect(clippy::print_stderr, reason = "a command line tool")]
 fn main() -> ExitCode {
-    pages::ask_for_huge_ones();
     let outcome = match args::Args::parse().command {
         args::Command::Path(args) => path::run(&args),
         args::Command::Count(args) => count::run(&args),

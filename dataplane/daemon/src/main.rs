@@ -24,6 +24,10 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use sluice_feed::settings::DataplaneSettings;
 use sluice_feed::steady::Steady;
 
+/// Tables of flows and prefixes are searched in huge pages.
+#[global_allocator]
+static ALLOCATOR: sluice_xsk::Huge = sluice_xsk::Huge;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "sluiced",
@@ -69,6 +73,9 @@ fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("cannot read the settings {}", args.settings.display()))?;
     let settings: DataplaneSettings = serde_json::from_str(&text)
         .with_context(|| format!("the settings {} are wrong", args.settings.display()))?;
+    if !settings.huge_pages {
+        sluice_xsk::no_huge_pages();
+    }
     housekeeping::Housekeeping::start(settings)?.run()
 }
 

@@ -25,7 +25,7 @@ mod sys;
 pub mod io;
 pub mod rehearsal;
 
-pub use memory::advise_huge;
+pub use memory::{Huge, no_huge_pages};
 pub use packet::LinkSocket;
 pub use socket::{Copy, Statistics};
 pub use sys::interface_index;
