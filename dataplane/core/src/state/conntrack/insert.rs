@@ -141,32 +141,49 @@ impl FlowTable {
         true
     }
 
-    fn put(&mut self, bucket: u32, tag: u16, reference: FlowRef) -> bool {
-        let bucket = &mut self.buckets[bucket as usize];
-        let lane = matching(&bucket.tags, 0).trailing_zeros() as usize;
-        if lane >= LANES {
-            return false;
-        }
-        bucket.refs[lane] = reference.0;
-        bucket.tags[lane] = tag;
-        true
-    }
-
+    /// Have another key of one of the two buckets move away. Where no move finds room, two do: one alone, in a table as full as it
+    /// may be, left one flow of some ten million out.
     #[cold]
     fn make_room(&mut self, place: &Place, reference: FlowRef) -> bool {
-        for bucket in self.both(place) {
-            for lane in 0..LANES {
-                let moved = FlowRef(self.buckets[bucket as usize].refs[lane]);
-                let other = self.place_of(moved);
-                let [first, second] = self.both(&other);
-                let target = if first == bucket { second } else { first };
-                if target != bucket && self.put(target, other.tag(), moved) {
-                    self.buckets[bucket as usize].refs[lane] = reference.0;
-                    self.buckets[bucket as usize].tags[lane] = place.tag();
-                    return true;
-                }
+        let both = self.both(place);
+        let vacated = [1, 2].into_iter().flat_map(|moves| both.map(|bucket| (bucket, moves)));
+        for (bucket, moves) in vacated {
+            if let Some(lane) = self.vacate(bucket, moves) {
+                self.lay(bucket, lane, place.tag(), reference);
+                return true;
             }
         }
         false
+    }
+
+    /// Free a lane of a full bucket, by so many moves at most.
+    fn vacate(&mut self, bucket: u32, moves: u32) -> Option<usize> {
+        for lane in 0..LANES {
+            let moved = FlowRef(self.buckets[bucket as usize].refs[lane]);
+            let place = self.place_of(moved);
+            let [first, second] = self.both(&place);
+            let target = if first == bucket { second } else { first };
+            if target == bucket {
+                continue;
+            }
+            let free = matching(&self.buckets[target as usize].tags, 0).trailing_zeros() as usize;
+            let room = if free < LANES {
+                Some(free)
+            } else if moves > 1 {
+                self.vacate(target, moves - 1)
+            } else {
+                None
+            };
+            if let Some(room) = room {
+                self.lay(target, room, place.tag(), moved);
+                return Some(lane);
+            }
+        }
+        None
+    }
+
+    fn lay(&mut self, bucket: u32, lane: usize, tag: u16, reference: FlowRef) {
+        let bucket = &mut self.buckets[bucket as usize];
+        (bucket.refs[lane], bucket.tags[lane]) = (reference.0, tag);
     }
 }
