@@ -29,3 +29,14 @@ impl Clock {
         self.0.elapsed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_began_long_before_the_process_has_a_time() {
+        let clock = Clock::start();
+        assert!(clock.now() > Now::from_secs(300 * 86_400) && clock.age() < Duration::from_secs(60));
+    }
+}

@@ -124,3 +124,26 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_more_than_a_message_holds_is_told_so() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut connection = Connection::new(UnixStream::from_std(ours));
+        let answer = Answer::Names("x".repeat(sluice_feed::codec::LIMIT));
+        connection.send(&ToControl::Answer { id: 7, answer });
+        drop(connection);
+        let (mut bytes, mut decoder) = (Vec::new(), Decoder::default());
+        (&theirs).read_to_end(&mut bytes).unwrap();
+        decoder.feed(&bytes);
+        let Some(ToControl::Answer { id: 7, answer: Answer::Failed(why) }) = decoder.message().unwrap()
+        else {
+            panic!("no answer in {} bytes", bytes.len())
+        };
+        assert!(why.contains("beyond the limit"), "{why}");
+    }
+}

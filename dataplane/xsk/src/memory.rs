@@ -39,8 +39,8 @@ impl Mapping {
             return Ok((mapping, true));
         }
         let mapping = Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
-        // SAFETY: the range is the mapping that was just made; the advice changes no contents.
-        let advised = unsafe { libc::madvise(mapping.start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        // SAFETY: the range is the mapping that was just made.
+        let huge = huge && unsafe { advise(mapping.start.as_ptr(), len) };
         // Touch every page now, not when packets come.
         for page in (0..len).step_by(4096) {
             // SAFETY: `page` is below the mapping's length.
@@ -48,7 +48,7 @@ impl Mapping {
             // SAFETY: the byte lies inside the mapping, which nobody else knows yet.
             unsafe { byte.write_volatile(0) };
         }
-        Ok((mapping, huge && advised == 0))
+        Ok((mapping, huge))
     }
 
     /// The pages of a ring.
@@ -123,17 +123,23 @@ unsafe impl GlobalAlloc for Huge {
     }
 }
 
-/// What is not granted costs time, not truth.
 fn advised(start: *mut u8, len: usize) -> *mut u8 {
     if len >= HUGE && !start.is_null() && !UNWANTED.load(Ordering::Relaxed) {
-        let (first, end) = (start.addr().next_multiple_of(HUGE), start.addr() + len);
-        if first + HUGE <= end {
-            let whole = (end - first) / HUGE * HUGE;
-            // SAFETY: the range lies inside what was just allocated, and the advice changes no contents.
-            unsafe { libc::madvise(start.with_addr(first).cast(), whole, libc::MADV_HUGEPAGE) };
-        }
+        // SAFETY: the range is what was just allocated.
+        unsafe { advise(start, len) };
     }
     start
+}
+
+/// Ask for the huge pages that fit into a range. What is not granted costs time, not truth.
+///
+/// # Safety
+/// The range is the caller's.
+unsafe fn advise(start: *mut u8, len: usize) -> bool {
+    let (first, end) = (start.addr().next_multiple_of(HUGE), start.addr() + len);
+    let whole = end.saturating_sub(first) / HUGE * HUGE;
+    // SAFETY: the range lies inside the caller's, and the advice changes no contents.
+    whole > 0 && unsafe { libc::madvise(start.with_addr(first).cast(), whole, libc::MADV_HUGEPAGE) } == 0
 }
 
 #[cfg(test)]
@@ -143,27 +149,37 @@ mod tests {
     #[global_allocator]
     static HUGE_PAGES: Huge = Huge;
 
-    /// Kilobytes of this process in huge pages.
-    fn in_huge_pages() -> u64 {
-        let said = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-        let line = said.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+    /// Is the middle of this memory in a mapping for which huge pages were asked? (Whether there were any is the machine's affair.)
+    fn is_asked_for(memory: &[u8]) -> bool {
+        let middle = memory.as_ptr().addr() + memory.len() / 2;
+        let mut here = false;
+        for line in std::fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+            let bounds = line.split(' ').next().and_then(|range| range.split_once('-'));
+            if let Some(bounds) = bounds {
+                let [first, end] = [bounds.0, bounds.1].map(|at| usize::from_str_radix(at, 16).unwrap_or(0));
+                here = (first..end).contains(&middle);
+            }
+            if here && line.starts_with("VmFlags:") {
+                return line.split(' ').any(|flag| flag == "hg");
+            }
+        }
+        false
     }
 
     #[test]
-    fn what_is_large_lies_in_huge_pages() {
-        let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-        if !enabled.is_ok_and(|modes| modes.contains("[madvise]") || modes.contains("[always]")) {
+    fn huge_pages_are_asked_for_behind_what_is_large() {
+        if !std::fs::exists("/sys/kernel/mm/transparent_hugepage").unwrap() {
             return;
         }
         // As tables are made: written at once, of zero pages, and grown.
-        let written = vec![7_u8; 32 << 20];
-        let mut zeroed = vec![0_u8; 32 << 20];
-        zeroed.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+        let (written, zeroed) = (vec![7_u8; 32 << 20], vec![0_u8; 32 << 20]);
         let mut grown = vec![1_u8; 1 << 10];
+        assert!(!is_asked_for(&grown));
         grown.resize(32 << 20, 2);
-        let kilobytes = in_huge_pages();
-        assert!(kilobytes > 60 << 10, "{kilobytes} KiB of 96 MiB");
-        assert_eq!((written[5], zeroed[4096], grown[5000]), (7, 1, 2));
+        assert_eq!([&written, &zeroed, &grown].map(|memory| is_asked_for(memory)), [true; 3]);
+        let (buffers, huge) = Mapping::buffers(8 << 20, false).unwrap();
+        // SAFETY: the mapping is there, all of it was written, and nobody else knows it.
+        let memory = unsafe { std::slice::from_raw_parts(buffers.start().as_ptr(), buffers.len()) };
+        assert!(!huge && !is_asked_for(memory), "not where they are not wanted");
     }
 }

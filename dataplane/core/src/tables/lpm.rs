@@ -16,6 +16,7 @@ use crate::intrinsics::Seed;
 /// Largest value that can be stored.
 pub const MAX_VALUE: u32 = (1 << 24) - 2;
 
+/// How maps hash; who may choose their keys says by which seed.
 pub type Hashing = RandomState;
 
 /// Hashing of keys that only control chooses: speed matters, flooding does not.
